@@ -1,0 +1,1 @@
+"""zeropod: a containerd shim that scales containers to zero."""
