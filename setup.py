@@ -88,7 +88,9 @@ class BuildNative(Command):
         self.build_temp: str | None = None
 
     def finalize_options(self) -> None:
-        self.set_undefined_options("build", ("build_lib", "build_lib"), ("build_temp", "build_temp"))
+        self.set_undefined_options(
+            "build", ("build_lib", "build_lib"), ("build_temp", "build_temp")
+        )
 
     def run(self) -> None:
         assert self.build_lib and self.build_temp
@@ -104,10 +106,25 @@ class BuildNative(Command):
         target.parent.mkdir(parents=True, exist_ok=True)
         arch = {"x86_64": "x86", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
         triplet = Path("/usr/include") / f"{os.uname().machine}-linux-gnu"
-        run([
-            find_clang(), "-target", "bpf", f"-D__TARGET_ARCH_{arch}", "-O2", "-g", "-Wall",
-            "-Wextra", "-Werror", f"-I{triplet}", "-Ibpf", "-c", str(BPF_SOURCE), "-o", str(target),
-        ])
+        run(
+            [
+                find_clang(),
+                "-target",
+                "bpf",
+                f"-D__TARGET_ARCH_{arch}",
+                "-O2",
+                "-g",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                f"-I{triplet}",
+                "-Ibpf",
+                "-c",
+                str(BPF_SOURCE),
+                "-o",
+                str(target),
+            ]
+        )
         strip = shutil.which("llvm-strip") or shutil.which("llvm-strip-14")
         if strip:
             run([strip, "-g", str(target)])
@@ -115,18 +132,25 @@ class BuildNative(Command):
     @staticmethod
     def launcher(target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("launcher*.c"))
-        run([
-            os.environ.get("CC", "cc"), *CFLAGS, "-s", f'-DZP_VERSION="{VERSION}"',
-            f'-DZP_BUILD_ID="{build_id()}"', *sources, "-o", str(target),
-        ])
+        sources = sorted(
+            str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("launcher*.c")
+        )
+        run(
+            [
+                os.environ.get("CC", "cc"),
+                *CFLAGS,
+                "-s",
+                f'-DZP_VERSION="{VERSION}"',
+                f'-DZP_BUILD_ID="{build_id()}"',
+                *sources,
+                "-o",
+                str(target),
+            ]
+        )
 
 
 def build_info() -> str:
-    return (
-        '"""Made by the build."""\n\n'
-        f'VERSION = "{VERSION}"\nBUILD_ID = "{build_id()}"\n'
-    )
+    return f'"""Made by the build."""\n\nVERSION = "{VERSION}"\nBUILD_ID = "{build_id()}"\n'
 
 
 class Build(build):
