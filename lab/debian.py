@@ -17,7 +17,8 @@ from lab.steps import LabError, run, write_file
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
-def _own_codename() -> str:
+def own_codename() -> str:
+    """The release that this machine runs, e.g. bookworm."""
     for line in Path("/etc/os-release").read_text().splitlines():
         key, _, value = line.partition("=")
         if key == "VERSION_CODENAME":
@@ -27,7 +28,7 @@ def _own_codename() -> str:
 
 def mirror() -> str:
     """The address of the Debian archive that this machine's apt uses."""
-    codename = _own_codename()
+    codename = own_codename()
     listing = run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]
     )
