@@ -1,7 +1,7 @@
 """What users set: the pod annotations, parsed once into a frozen object, and the node's settings.
 
-Parsing is strict: a malformed value raises `errors.AnnotationError`, which names the annotation, the
-value and the expected form, and the container is refused. Nothing is ever ignored silently:
+Parsing is strict: a malformed value raises `errors.AnnotationError`, which names the annotation,
+the value and the expected form, and the container is refused. Nothing is ever ignored silently:
 annotations of ours that this version does not act on are listed in `Settings.unsupported`.
 """
 
@@ -11,10 +11,10 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from zeropod.errors import AnnotationError, InvalidArgument
 
@@ -242,7 +242,7 @@ class NodeSettings:
             raise InvalidArgument(f"{path}: not JSON: {error}") from error
         if not isinstance(data, dict):
             raise InvalidArgument(f"{path}: expected an object, found {type(data).__name__}")
-        values: dict[str, str | bool] = {}
+        values: dict[str, Any] = {}
         for key, value in data.items():
             if key not in _NODE_KEYS:
                 known = ", ".join(sorted(_NODE_KEYS))
@@ -251,7 +251,7 @@ class NodeSettings:
             if not isinstance(value, kind):
                 raise InvalidArgument(f"{path}: {key}: expected a {kind.__name__}, found {value!r}")
             values[field] = value
-        return cls(**values)  # type: ignore[arg-type]
+        return replace(cls(), **values)
 
 
 _NODE_KEYS: Final[Mapping[str, tuple[str, type]]] = {

@@ -1,0 +1,1 @@
+"""Messages generated from proto/ by `python -m zeropod.api.generate`. Not edited by hand."""
