@@ -1,0 +1,90 @@
+# Every command of a developer's day. `make help` lists them; CONTRIBUTING.md explains them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+SOURCES := zeropod lab tests benchmarks setup.py
+C_SOURCES = $(shell git ls-files '*.c' '*.h')
+
+.PHONY: unit-plain help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns runtime \
+	criu package containerd bench wheel clean format
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+host-packages: ## install the Debian packages that building and testing need (root)
+	@lab/install-host-packages.sh
+
+$(VENV)/.stamp: requirements-dev.txt
+	@echo "== Python tools into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+venv: $(VENV)/.stamp ## make the development environment
+
+ext: venv ## build the extensions, the BPF object and the launcher in place
+	@$(BIN)/python setup.py -q build_ext --inplace
+
+wheel: venv ## build the wheel into dist/
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+lab: host-packages venv ## build the throw-away node below .lab/
+	@$(BIN)/python -m lab build
+
+lab-shell: lab ## a shell in the running node, with ctr and our commands in PATH
+	@$(BIN)/python -m lab shell
+
+demo: lab ## show a container that sleeps and wakes (KEEP=1 leaves it running)
+	@$(BIN)/python -m lab.demo $(if $(KEEP),--keep)
+
+test: venv unit-plain ## everything, set-up included
+
+test-fast: venv ext lint unit ## what needs no root
+
+lint: venv ## ruff, mypy, the layers, clang-format
+	$(BIN)/ruff check $(wildcard $(SOURCES))
+	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	clang-format-14 --dry-run --Werror $(C_SOURCES)
+
+format: venv ## let the formatters have their way
+	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
+	$(BIN)/ruff format $(wildcard $(SOURCES))
+	clang-format-14 -i $(C_SOURCES)
+
+unit: ext ## unit and fuzz tests
+	$(PYTEST) tests/unit tests/fuzz
+
+native: ## the C library's own tests under ASan and UBSan
+	$(MAKE) --no-print-directory -C csrc test
+
+netns: ext ## BPF and activator in network namespaces of their own (root)
+	$(PYTEST) tests/netns
+
+runtime: ext lab ## containers by runc (root)
+	$(PYTEST) tests/runtime
+
+criu: ext lab ## checkpoints and restores by runc and CRIU (root)
+	$(PYTEST) tests/criu
+
+package: ext ## wheel, sdist, launcher and zygote
+	$(PYTEST) tests/package
+
+containerd: ext lab ## pods through a real containerd (root)
+	$(PYTEST) tests/containerd
+
+bench: lab ## latency and memory, interleaved with the stock shim
+	$(BIN)/python -m benchmarks
+
+clean: ## remove all that was built, the node included
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m lab clean; fi
+	rm -rf build dist *.egg-info .lab $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find zeropod -name '*.so' -delete
+	rm -f zeropod/_build_info.py zeropod/_fastpath/*.c zeropod/_fastpath/*.o
+
+unit-plain: venv
+	$(PYTEST) tests/unit/ttrpc tests/unit/api tests/unit/test_config.py tests/fuzz
