@@ -57,7 +57,7 @@ def upstream(version: str) -> tuple[int, ...]:
 
 
 def _choose(apt: PrivateApt, wider: PrivateApt) -> tuple[PrivateApt, dict[str, str]]:
-    """The version of each tool: sid's where it was tested, else a tested one of the last release."""
+    """The version of each tool: sid's where it was tested, else a tested one of trixie."""
     apt.update()
     newest = {tool.package: apt.versions(tool.package)[0] for tool in TOOLS}
     if all(tool.accepts(newest[tool.package]) for tool in TOOLS):
@@ -76,9 +76,10 @@ def build() -> None:
     if is_made(paths.TOOLS, made_from):
         _warn_untested()
         return
-    with timed("tools: CRIU, runc, containerd, CNI from Debian"), making(
-        paths.TOOLS, made_from
-    ) as part:
+    with (
+        timed("tools: CRIU, runc, containerd, CNI from Debian"),
+        making(paths.TOOLS, made_from) as part,
+    ):
         apt, versions = _choose(
             PrivateApt(paths.DOWNLOADS / "sid", ("sid",)),
             PrivateApt(paths.DOWNLOADS / "sid-trixie", ("sid", "trixie")),

@@ -1,0 +1,1 @@
+"""Messages of containerd's CRI socket, generated: see generate.sh."""
