@@ -127,7 +127,13 @@ class Keeper:
         write_file(RECORD, json.dumps(record) + "\n")
 
     def _load_images(self) -> None:
-        ctr: list[str | Path] = [paths.TOOLS / "bin/ctr", "--namespace", "k8s.io", "images", "import"]
+        ctr: list[str | Path] = [
+            paths.TOOLS / "bin/ctr",
+            "--namespace",
+            "k8s.io",
+            "images",
+            "import",
+        ]
         for image in IMAGES:
             run([*ctr, image.archive], env=environment())
 

@@ -139,6 +139,8 @@ class Node:
     def start_containerd(self) -> None:
         """Start containerd after it was killed; returns when CRI answers again."""
         self._ask("start-containerd")
+        self.cri.close()
+        self.cri = Cri(self.path(config.CONTAINERD_SOCKET))
         self.cri.version()
 
     def _ask(self, what: str) -> None:

@@ -175,13 +175,13 @@ def _terminate(signo: int, frame: object) -> None:
 def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     threading.stack_size(256 << 10)
+    sys.stdout.write(f"boot {BOOT_ID}\n")
+    sys.stdout.flush()
     for port, handler in ((8080, Http), (8081, SpeaksFirst), (8082, ReadsToEnd)):
         server = Server(("::", port), handler)
         threading.Thread(target=server.serve_forever, args=(3600,), daemon=True).start()
     if folder := os.environ.get("TICKS"):
         threading.Thread(target=_tick, args=(Path(folder),), daemon=True).start()
-    sys.stdout.write(f"boot {BOOT_ID}\n")
-    sys.stdout.flush()
     while True:
         signal.pause()
 

@@ -1,0 +1,178 @@
+"""Pods of the node as tests use them: run, asked over HTTP, looked into, removed whole."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from lab import cgroups, waiting
+from lab.cri import ContainerSpec, ExecResult, PodSpec
+from lab.node import Node
+from lab.proto import cri_pb2 as pb
+from lab.steps import remove
+
+_REMOVE_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP reply, and the nanoseconds from the first SYN to its first byte and to its last."""
+
+    status: int
+    body: bytes
+    first_byte_ns: int
+    whole_ns: int
+
+    def json(self) -> dict[str, object]:
+        found = json.loads(self.body)
+        assert isinstance(found, dict)
+        return found
+
+
+class _Connection(http.client.HTTPConnection):
+    """An HTTP connection whose client is the node."""
+
+    def __init__(self, node: Node, address: str, port: int, timeout: float) -> None:
+        super().__init__(address, port, timeout=timeout)
+        self._node = node
+        self._seconds = timeout
+
+    def connect(self) -> None:
+        self.sock = self._node.connect(self.host, self.port, self._seconds)
+
+
+class Container:
+    """A container of a pod."""
+
+    def __init__(self, pod: Pod, container_id: str, spec: ContainerSpec) -> None:
+        self.pod = pod
+        self.id = container_id
+        self.spec = spec
+
+    @property
+    def pid(self) -> int:
+        """The pid of init that containerd was told."""
+        pid = self.pod.node.cri.info(self.id)["pid"]
+        assert isinstance(pid, int)
+        return pid
+
+    def status(self) -> pb.ContainerStatus:
+        return self.pod.node.cri.status(self.id)
+
+    def exec(self, *argv: str) -> ExecResult:
+        return self.pod.node.cri.exec(self.id, argv)
+
+    def log_file(self) -> Path:
+        return self.pod.node.path(self.pod.spec.log_directory / self.spec.log_path)
+
+    def log(self) -> list[str]:
+        """The lines that the container wrote, without the CRI's timestamp, stream and tag."""
+        lines = self.log_file().read_text().splitlines()
+        return [line.split(" ", 3)[3] for line in lines]
+
+    def stop(self, timeout: int = 10) -> None:
+        self.pod.node.cri.stop(self.id, timeout)
+
+    def remove(self) -> None:
+        self.pod.node.cri.remove(self.id)
+
+
+class Pod:
+    """A sandbox and its containers."""
+
+    def __init__(self, node: Node, spec: PodSpec) -> None:
+        self.node = node
+        self.spec = spec
+        self.id = node.cri.run_pod(spec)
+        self.containers: list[Container] = []
+        network = node.cri.pod_status(self.id).network
+        self.addresses = [network.ip, *(more.ip for more in network.additional_ips)]
+        """IPv4 first, then IPv6."""
+
+    @property
+    def address(self) -> str:
+        return self.addresses[0]
+
+    def add(self, spec: ContainerSpec) -> Container:
+        """Create a container and start it."""
+        container_id = self.node.cri.create(self.id, spec, self.spec)
+        container = Container(self, container_id, spec)
+        self.containers.append(container)
+        self.node.cri.start(container_id)
+        return container
+
+    def remove(self) -> None:
+        """Stop and remove everything, as the kubelet does: again where it fails, until it is done.
+
+        containerd may refuse the first time while it cleans up after a shim that was killed.
+        """
+        waiting.until(f"removal of pod {self.spec.name}", self._try_remove, _REMOVE_TIMEOUT_S)
+        remove(self.node.path(self.spec.log_directory))
+        for hierarchy in cgroups.hierarchies():
+            folder = hierarchy / cgroups.NAME / "kubepods" / f"pod{self.spec.uid}"
+            if folder.exists():
+                folder.rmdir()
+
+    def _try_remove(self) -> bool:
+        try:
+            for container in self.containers:
+                self.node.cri.stop(container.id, 0)
+                self.node.cri.remove(container.id)
+            self.node.cri.stop_pod(self.id)
+            self.node.cri.remove_pod(self.id)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return True
+            self.last_refusal = error
+            return False
+        return True
+
+    # asked over the network
+
+    def request(
+        self,
+        path: str = "/",
+        *,
+        port: int = 8080,
+        address: str = "",
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+        timeout: float = 30,
+    ) -> Reply:
+        """One HTTP request over a connection of its own. OSError where it fails."""
+        connection = _Connection(self.node, address or self.address, port, timeout)
+        try:
+            begin_ns = time.monotonic_ns()
+            connection.request(method, path, body, {"Connection": "close", **dict(headers)})
+            response = connection.getresponse()
+            first_ns = time.monotonic_ns()
+            data = response.read()
+            end_ns = time.monotonic_ns()
+        finally:
+            connection.close()
+        return Reply(response.status, data, first_ns - begin_ns, end_ns - begin_ns)
+
+    def get(self, path: str = "/", *, port: int = 8080, address: str = "") -> dict[str, object]:
+        """GET that must be answered with 200 and JSON."""
+        reply = self.request(path, port=port, address=address)
+        assert reply.status == 200, reply
+        return reply.json()
+
+    def wait_for_port(self, port: int, timeout: float = 30) -> None:
+        """Wait until the app listens: for the start of a pod only, a sleeping one would wake."""
+
+        def listens() -> bool:
+            try:
+                self.node.connect(self.address, port, timeout).close()
+            except ConnectionRefusedError:
+                return False
+            return True
+
+        waiting.until(f"listener on port {port} of pod {self.spec.name}", listens, timeout)

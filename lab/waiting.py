@@ -1,0 +1,27 @@
+"""Waiting for a state of another process that no descriptor announces: asked for, and bounded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+_Found = TypeVar("_Found")
+_INTERVAL_S = 0.01
+
+
+def until(what: str, ask: Callable[[], _Found | None], timeout: float = 30) -> _Found:
+    """Ask every 10 ms until the answer is neither None nor False, and return it.
+
+    Raises TimeoutError that says what was waited for, with the last answer's exception as cause.
+    """
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while True:
+        answer = ask()
+        if answer is not None and answer is not False:
+            return answer
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {timeout:g} s still no {what}")
+        pause.wait(_INTERVAL_S)

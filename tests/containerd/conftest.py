@@ -1,0 +1,108 @@
+"""A node for the whole session, and pods that are removed when their test ends."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from lab import leaks, node, paths
+from lab.container_images import NGINX
+from lab.cri import ContainerSpec, PodSpec
+from lab.node import Node
+from lab.pods import Pod
+
+_PORTS = {"stateful": 8080, "nginx": 80}
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", name="node")
+def _node() -> Iterator[Node]:
+    """A node that ends with the session, also if the session is killed."""
+    if os.geteuid():
+        pytest.fail("tests/containerd needs root: it runs containers")
+    node.build()
+    with Node.start("pytest tests/containerd") as running:
+        yield running
+
+
+class MakePod(Protocol):
+    def __call__(
+        self,
+        image: str = "stateful",
+        annotations: Mapping[str, str] | None = None,
+        *,
+        handler: str = "zeropod",
+        env: Mapping[str, str] | None = None,
+        mounts: Mapping[str, Path] | None = None,
+        memory_limit: int = 0,
+    ) -> Pod: ...
+
+
+@pytest.fixture
+def make_pod(node: Node) -> Iterator[MakePod]:
+    """Makes pods with one container, named like its image, that listens when the call returns.
+
+    Annotations are given without the prefix ``zeropod.ctrox.dev/``.
+    """
+    made: list[Pod] = []
+
+    def make(
+        image: str = "stateful",
+        annotations: Mapping[str, str] | None = None,
+        *,
+        handler: str = "zeropod",
+        env: Mapping[str, str] | None = None,
+        mounts: Mapping[str, Path] | None = None,
+        memory_limit: int = 0,
+    ) -> Pod:
+        spec = PodSpec(
+            f"{image}-{next(_numbers)}",
+            handler,
+            annotations={f"zeropod.ctrox.dev/{k}": v for k, v in (annotations or {}).items()},
+            cgroup_parent=node.cgroup_parent,
+        )
+        pod = Pod(node, spec)
+        made.append(pod)
+        pod.add(
+            ContainerSpec(
+                image,
+                f"localhost/{image}:lab",
+                env=env or {},
+                mounts=mounts or {},
+                memory_limit=memory_limit,
+            )
+        )
+        pod.wait_for_port(_PORTS[image])
+        return pod
+
+    yield make
+    for pod in made:
+        pod.remove()
+
+
+@pytest.fixture(scope="session")
+def used_node(node: Node) -> Node:
+    """A node on which every handler has run a pod: what is made once and stays has been made."""
+    handlers = ["runc", "zeropod"] if (paths.VENV / "stamp.json").exists() else ["runc"]
+    for handler in handlers:
+        pod = Pod(node, PodSpec(f"first-{handler}", handler, cgroup_parent=node.cgroup_parent))
+        pod.add(ContainerSpec("nginx", NGINX.reference))
+        pod.remove()
+    return node
+
+
+@pytest.fixture
+def no_leaks(used_node: Node) -> Iterator[None]:
+    """Fails the test when the node has more of anything after it than before.
+
+    Name it before ``make_pod`` in a test's arguments: what is set up first is torn down last.
+    """
+    before = leaks.snapshot(used_node)
+    yield
+    left = leaks.settled(used_node, before)
+    assert not left, "left behind:\n" + "\n".join(left)
