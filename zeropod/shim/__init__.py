@@ -1,0 +1,1 @@
+"""The process: launcher protocol, zygote, socket and wiring of one pod's shim."""

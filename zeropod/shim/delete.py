@@ -1,0 +1,167 @@
+"""`delete`: what is left of a container whose shim is dead is taken away.
+
+Works alone, with nothing but the bundle: the runtime's own removal first, then what it cannot know
+of. Helpers of the dead shim (a runtime or CRIU in the middle of something) carry its mark in their
+environment; processes of the container are in its cgroup. Every step is tried, whatever the one
+before it said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from zeropod.api.task_pb2 import DeleteResponse
+from zeropod.config import NodeSettings
+from zeropod.oci.mounts import unmount_all
+from zeropod.oci.runtime import DEFAULT_ROOT
+from zeropod.shim import bootstrap, process
+from zeropod.shim.invocation import Invocation
+
+SHIM_ENV: Final = "ZEROPOD_SHIM"
+_EXIT_STATUS: Final = 128 + signal.SIGKILL
+_RUNTIME_TIMEOUT_S: Final = 20.0
+_DEATH_TIMEOUT_S: Final = 5.0
+
+
+def delete(invocation: Invocation) -> bytes:
+    """Clean up and return the DeleteResponse that `delete` prints."""
+    bundle = Path(invocation.bundle)
+    failures: list[str] = []
+
+    def attempt(step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:
+            failures.append(f"{step.__name__}: {error}")
+
+    def helpers() -> None:
+        socket_path = bootstrap.read_address(str(bundle)) or _socket_path(invocation)
+        if bootstrap.served(socket_path):
+            return
+        kill_all(_helpers(socket_path.name))
+        bootstrap.release(socket_path)
+
+    def runtime() -> None:
+        _delete_with_runtime(invocation, bundle)
+
+    def leftovers() -> None:
+        for _ in range(10):  # what is forked meanwhile is met again
+            if not (found := _cgroup_processes(_cgroups_path(bundle))):
+                return
+            kill_all(found)
+
+    def rootfs() -> None:
+        unmount_all(bundle / "rootfs")
+
+    def images() -> None:
+        folder = Path(NodeSettings.load().image_root) / invocation.namespace / invocation.id
+        shutil.rmtree(folder, ignore_errors=True)
+
+    for step in (helpers, runtime, leftovers, rootfs, images):
+        attempt(step)
+    for failure in failures:
+        os.write(2, f"delete {invocation.id}: {failure}\n".encode())
+    response = DeleteResponse(pid=_init_pid(bundle), exit_status=_EXIT_STATUS)
+    response.exited_at.FromNanoseconds(time.time_ns())
+    return response.SerializeToString()
+
+
+def _socket_path(invocation: Invocation) -> Path:
+    group = bootstrap.group(invocation.bundle, invocation.id)
+    return bootstrap.socket_path(invocation.address, invocation.namespace, group)
+
+
+def _init_pid(bundle: Path) -> int:
+    try:
+        return int((bundle / "init.pid").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _delete_with_runtime(invocation: Invocation, bundle: Path) -> None:
+    options = _runtime_options(bundle)
+    root = Path(str(options.get("root") or DEFAULT_ROOT)) / invocation.namespace
+    argv = [str(options.get("binary_name") or "runc"), "--root", str(root)]
+    if options.get("systemd_cgroup"):
+        argv.append("--systemd-cgroup")
+    argv += ["delete", "--force", invocation.id]
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_RUNTIME_TIMEOUT_S, check=False
+    )
+    if done.returncode and b"does not exist" not in done.stderr:
+        raise RuntimeError(done.stderr.decode(errors="replace").strip())
+
+
+def _runtime_options(bundle: Path) -> dict[str, Any]:
+    """What Create noted of the runtime's options in the bundle."""
+    try:
+        found = json.loads((bundle / "runtime.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _cgroups_path(bundle: Path) -> str:
+    try:
+        config = json.loads((bundle / "config.json").read_text())
+        return str(config["linux"]["cgroupsPath"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _cgroup_processes(path: str) -> set[int]:
+    """The processes of a cgroup and of those below it, in every hierarchy."""
+    if ":" in path:
+        path = _systemd_path(path)
+    found: set[int] = set()
+    if path.strip("/"):
+        for root in process.hierarchies().values():
+            for file in (root / path.strip("/")).glob("**/cgroup.procs"):
+                with contextlib.suppress(OSError):
+                    found.update(int(line) for line in file.read_text().split())
+    return found - {0, os.getpid()}
+
+
+def _systemd_path(path: str) -> str:
+    """``a-b.slice:prefix:name`` → ``a.slice/a-b.slice/prefix-name.scope``, as systemd nests."""
+    slice_, _, rest = path.partition(":")
+    prefix, _, name = rest.partition(":")
+    words = slice_.removesuffix(".slice").split("-") if slice_ else ["system"]
+    nested = [f"{'-'.join(words[: count + 1])}.slice" for count in range(len(words)) if words[0]]
+    return "/".join([*nested, f"{prefix}-{name}.scope" if prefix else f"{name}.scope"])
+
+
+def _helpers(shim: str) -> set[int]:
+    """Processes that a shim executed: it marks their environment."""
+    mark = f"{SHIM_ENV}={shim}".encode()
+    found = set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found.add(int(folder.name))
+    return found - {os.getpid()}
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    """SIGKILL, and wait until they are gone or a bound has passed."""
+    descriptors = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            descriptors.append(descriptor)
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    deadline = time.monotonic() + _DEATH_TIMEOUT_S
+    for descriptor in descriptors:
+        select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        os.close(descriptor)

@@ -1,0 +1,110 @@
+"""The process that shims are forked from: everything imported, nothing running.
+
+One thread, no event loop, no connection of its own: it accepts, checks that the peer is root,
+forks and forgets. The child alone talks to the launcher, so that killing the zygote at any moment
+harms no start. It ends with the containerd that it was started for, or when its socket is taken
+away because another build has come. Its objects are frozen out of the garbage collector, whose
+marks would otherwise unshare every page.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from pathlib import Path
+from typing import Final
+
+from zeropod.shim import process
+from zeropod.shim.main import Serve, run
+
+_IN_DELETE: Final = 0x200
+_IN_MOVED: Final = 0xC0
+_IN_CLOEXEC_NONBLOCK: Final = os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def serve_forks(listening: socket.socket, parent_pidfd: int, path: Path, serve: Serve) -> None:
+    """Fork a child per connection until the parent ends or the socket at ``path`` is not ours."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    own = path.stat().st_ino
+    with _watch(path.parent) as watch:
+        poll = select.poll()
+        for descriptor in (listening.fileno(), parent_pidfd, watch.fileno()):
+            poll.register(descriptor, select.POLLIN)
+        gc.collect()
+        gc.freeze()
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if listening.fileno() in ready and _fork(listening, serve):
+                return
+            if parent_pidfd in ready:
+                return
+            if watch.fileno() in ready:
+                os.read(watch.fileno(), 65536)
+                if not path.exists() or path.stat().st_ino != own:
+                    return
+
+
+def _fork(listening: socket.socket, serve: Serve) -> bool:
+    """Serve the next connection in a child. True in the child, when it is done."""
+    connection, _ = listening.accept()
+    with connection:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        _, uid, _ = struct.unpack("3i", credentials)
+        if uid != os.geteuid():
+            print(f"refused a connection by uid {uid}", file=sys.stderr)
+            return False
+        try:
+            pid = os.fork()
+        except OSError as error:
+            print(f"fork: {error.strerror}", file=sys.stderr)
+            return False
+        if pid == 0:
+            _in_child(connection, serve)
+    return False
+
+
+def _in_child(connection: socket.socket, serve: Serve) -> None:
+    code = 1
+    try:
+        keep = connection.fileno()
+        os.closerange(3, keep)
+        os.closerange(keep + 1, 1024)
+        gc.enable()
+        code = run(connection, serve)
+    finally:
+        os._exit(code)
+
+
+class _watch:
+    """An inotify descriptor on what disappears from a directory."""
+
+    def __init__(self, folder: Path) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor: int = libc.inotify_init1(_IN_CLOEXEC_NONBLOCK)
+        wanted = _IN_DELETE | _IN_MOVED
+        if libc.inotify_add_watch(self._descriptor, os.fsencode(folder), wanted) < 0:
+            raise OSError(ctypes.get_errno(), f"inotify {folder}")
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def __enter__(self) -> _watch:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._descriptor)
+
+
+def main(path: Path, serve: Serve) -> None:
+    """Serve on descriptor 3, which listens at ``path``, while the process of pidfd 4 lives."""
+    gc.disable()
+    with socket.socket(fileno=3) as listening:
+        process.follow_oom_score(os.getpid())
+        process.set_title("zeropod-zygote")
+        serve_forks(listening, 4, path, serve)
