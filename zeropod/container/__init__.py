@@ -1,0 +1,1 @@
+"""One container: its states, its processes, their stdio, and its sleep."""

@@ -1,0 +1,447 @@
+"""One container as containerd sees it: created, started, exec'd into, signalled, deleted.
+
+What a sleep means to each verb stands here; how a container falls asleep and wakes is `scaler.py`.
+`lock` is held around every decision that another verb must not cross: start, the start of an exec,
+kill, delete, and the scaler's own. An exec first forbids the scale-down (`inhibit`), then wakes the
+container, then takes the lock: so a dump never begins between the two.
+
+The exit of the live init is published at once, exactly once, in every state but one: while a dump
+is under way it is held back until the scaler has said whether the dump was its cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal as signals
+import time
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zeropod.config import CRI_CONTAINER_NAME, CRI_CONTAINER_TYPE, Settings
+from zeropod.container import events
+from zeropod.container.events import Stdio
+from zeropod.container.process import Exec, Init, Process
+from zeropod.container.state import ALIVE, State, Verb, move
+from zeropod.container.stats import Meter, Usage
+from zeropod.container.stdio import ProcessIO
+from zeropod.errors import AlreadyExists, FailedPrecondition, NotFound, RuntimeFailed
+from zeropod.oci.bundle import Bundle
+from zeropod.oci.mounts import Mount, mount_all, unmount_all
+from zeropod.oci.reaper import Exit
+from zeropod.oci.runtime import RuntimeOptions
+
+if TYPE_CHECKING:
+    from zeropod.container.pod import Pod
+
+log = logging.getLogger(__name__)
+
+
+class Status(Enum):
+    """What containerd is told."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """What containerd asks for."""
+
+    id: str
+    bundle: str
+    stdio: Stdio
+    options: RuntimeOptions
+    rootfs: tuple[Mount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    id: str
+    exec_id: str
+    bundle: str
+    pid: int
+    status: Status
+    stdio: Stdio
+    exit: Exit | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """A process of the container; ``exec_id`` where it is an exec's, else ""."""
+
+    pid: int
+    exec_id: str = ""
+
+
+class Container:
+    """Made by `create`; ended by `delete`."""
+
+    def __init__(self, request: CreateRequest, pod: Pod, settings: Settings) -> None:
+        self.id = request.id
+        self.pod = pod
+        self.settings = settings
+        self.bundle = Bundle(request.bundle)
+        self.runtime = pod.runtime(request.options)
+        self.reaper = pod.reaper
+        self.init = Init(request.id, request.stdio, pod.loop)
+        self.state_now = State.CREATED
+        self.lock = asyncio.Lock()
+        self.meter = Meter()
+        self.scaling_off_reason = _why_unscaled(self.bundle, settings)
+        self.scaler = None
+        if pod.make_scaler is not None and not self.scaling_off_reason:
+            self.scaler = pod.make_scaler(self)
+        self._rootfs = request.rootfs
+        self._execs: dict[str, Exec] = {}
+        self._held_exit: tuple[int, Exit] | None = None
+
+    @classmethod
+    async def create(cls, request: CreateRequest, pod: Pod) -> Container:
+        """Mount the root file system and have the runtime create the container.
+
+        On failure everything that was made is taken away again.
+
+        Raises:
+            AnnotationError: a malformed annotation of ours.
+            RuntimeFailed: the mount or the runtime said no.
+        """
+        bundle = Bundle(request.bundle)
+        name = bundle.annotations.get(CRI_CONTAINER_NAME, request.id)
+        settings = Settings.from_annotations(bundle.annotations, container_name=name)
+        container = cls(request, pod, settings)
+        try:
+            await container._create()
+        except BaseException:
+            await container._undo_create()
+            raise
+        return container
+
+    async def _create(self) -> None:
+        if self.settings.unsupported:
+            names = ", ".join(self.settings.unsupported)
+            log.warning("%s: not supported by this version, without effect: %s", self.id, names)
+        mount_all(self._rootfs, self.bundle.rootfs)
+        if self.scaler is not None:
+            self.bundle.add_annotations(self.scaler.engine.annotations())
+        self.init.io = ProcessIO(self.pod.loop, self.init.stdio, keep=True)
+        pid = await self.runtime.create(
+            self.id,
+            self.bundle.path,
+            pid_file=self.bundle.path / "init.pid",
+            stdio=self.init.io.child_fds,
+        )
+        self._emit(
+            events.Created(self.id, str(self.bundle.path), pid, self.init.stdio, self._rootfs)
+        )
+        self._runs_as(pid)
+
+    async def _undo_create(self) -> None:
+        with contextlib.suppress(RuntimeFailed):
+            await self.runtime.delete(self.id, self.bundle.path, force=True)
+        self.init.reap(self.reaper)
+        if self.init.io is not None:
+            self.init.io.close()
+        unmount_all(self.bundle.rootfs)
+
+    # -- verbs of containerd -------------------------------------------------------------------
+
+    async def start(self, exec_id: str = "") -> int:
+        """Start init or an exec. Returns its pid."""
+        if exec_id:
+            return await self._start_exec(self._exec(exec_id))
+        async with self.lock:
+            after = move(self.state_now, Verb.START, self.id)
+            await self.runtime.start(self.id, self.bundle.path)
+            self._emit(events.Started(self.id, self.init.pid))
+            if self.state_now is State.CREATED:
+                self.state_now = after
+            self.meter.begin(self.init.pid)
+            self._flush_held_exit()
+        if self.scaler is not None and self.state_now is State.RUNNING:
+            self.scaler.started()
+        return self.init.pid
+
+    async def add_exec(self, exec_id: str, process_json: bytes, stdio: Stdio) -> None:
+        """Remember an exec; `start` runs it."""
+        move(self.state_now, Verb.EXEC, self.id)
+        if exec_id in self._execs:
+            raise AlreadyExists(f"exec {exec_id} in container {self.id} already exists")
+        self._execs[exec_id] = Exec(exec_id, stdio, self.pod.loop, process_json)
+        self._emit(events.ExecAdded(self.id, exec_id))
+
+    async def kill(self, signal: int, *, exec_id: str = "", all: bool = False) -> None:
+        """Send a signal. Asleep, it may wake the container first, or end it (see the scaler)."""
+        if exec_id:
+            self._kill_exec(self._exec(exec_id), signal)
+            return
+        move(self.state_now, Verb.KILL, self.id)
+        if self.scaler is not None:
+            ended = await self.scaler.kill_asleep(signal)
+            if ended is not None:
+                self.publish_exit(ended)
+                return
+        async with self.lock:
+            move(self.state_now, Verb.KILL, self.id)
+            if self.state_now not in (State.CREATED, State.RUNNING):
+                return  # asleep, and the signal means nothing to it
+            await self.runtime.kill(self.id, self.bundle.path, signal, all=all)
+
+    async def delete(self, exec_id: str = "") -> events.Deleted:
+        """Take away what has ended: an exec, or the container with all it has."""
+        if exec_id:
+            return await self._delete_exec(self._exec(exec_id))
+        async with self.lock:
+            after = move(self.state_now, Verb.DELETE, self.id)
+            if self.scaler is not None:
+                await self.scaler.close()
+            for exec in tuple(self._execs.values()):
+                await self._close_process(exec)
+            await self.runtime.delete(
+                self.id, self.bundle.path, force=self.state_now is State.CREATED
+            )
+            await self._close_process(self.init)
+            unmount_all(self.bundle.rootfs)
+            self.init.reap(self.reaper)
+            self.state_now = after
+            exit = self.init.exit or Exit(0, time.time_ns())
+            gone = events.Deleted(self.id, self.id, self.init.pid, exit)
+            self._emit(gone)
+            return gone
+
+    def state(self, exec_id: str = "") -> ProcessStatus:
+        process: Process = self._exec(exec_id) if exec_id else self.init
+        if process.exit is not None:
+            status = Status.STOPPED
+        elif exec_id:
+            status = Status.RUNNING if process.pid else Status.CREATED
+        else:
+            status = Status.RUNNING if self.state_now in ALIVE else Status.CREATED
+        return ProcessStatus(
+            id=self.id,
+            exec_id=exec_id,
+            bundle=str(self.bundle.path),
+            pid=process.pid,
+            status=status,
+            stdio=process.stdio,
+            exit=process.exit,
+        )
+
+    async def wait(self, exec_id: str = "") -> Exit:
+        """Returns at the real end only, never at a scale-down."""
+        return await (self._exec(exec_id) if exec_id else self.init).wait()
+
+    async def pids(self) -> list[ProcessInfo]:
+        """All processes of the container; asleep, the first pid alone."""
+        by_pid = {exec.pid: exec.id for exec in self._execs.values() if exec.pid}
+        found = self.meter.cgroups.processes() if self.meter.cgroups else set()
+        if self.state_now is not State.RUNNING or not found:
+            return [ProcessInfo(self.init.pid)]
+        return [ProcessInfo(pid, by_pid.get(pid, "")) for pid in sorted(found)]
+
+    async def stats(self) -> Usage:
+        if self.state_now is State.DELETED:
+            raise NotFound(f"container {self.id} is deleted")
+        return self.meter.read()
+
+    async def close_io(self, exec_id: str = "") -> None:
+        """End of file on stdin."""
+        process: Process = self._exec(exec_id) if exec_id else self.init
+        if process.io is not None:
+            process.io.close_stdin()
+
+    async def close(self) -> None:
+        """The shim ends: let go of descriptors and tasks, touch nothing else."""
+        if self.scaler is not None:
+            await self.scaler.close()
+        for process in (*self._execs.values(), self.init):
+            if process.io is not None:
+                process.io.close()
+
+    # -- what the scaler needs -----------------------------------------------------------------
+
+    @property
+    def netns(self) -> str:
+        """The path of the container's network namespace."""
+        return self.bundle.namespace_path("network") or f"/proc/{self.init.live_pid}/ns/net"
+
+    def live_execs(self) -> list[str]:
+        """The ids of execs that run or are being started."""
+        return [e.id for e in self._execs.values() if (e.pid or e.starting) and e.exit is None]
+
+    def stdio_for_restore(self) -> tuple[int, int, int]:
+        return self.init.io.child_fds if self.init.io is not None else (-1, -1, -1)
+
+    def move(self, verb: Verb) -> None:
+        """Change the state. Raises IllegalTransition."""
+        if verb is Verb.SCALE_DOWN:
+            self.meter.pause()
+        self.state_now = move(self.state_now, verb, self.id)
+        if verb is Verb.ASLEEP:
+            self._held_exit = None  # the dump was its cause
+            self.init.live_pid = 0
+            self.init.reap_restored(self.reaper)
+        elif verb is Verb.AWAKE:
+            self._flush_held_exit()
+
+    def adopt(self, pid: int) -> None:
+        """``pid`` is the restored (or freshly started) init. Its exit counts from now on."""
+        self.meter.begin(pid)
+        self._runs_as(pid)
+
+    def publish_exit(self, exit: Exit) -> None:
+        """The container has ended. Does nothing when that was known."""
+        if self.init.exit is not None:
+            return
+        self.state_now = move(self.state_now, Verb.EXIT, self.id)
+        self.init.live_pid = 0
+        if self.scaler is not None:
+            self.scaler.ended()
+        self.pod.own(
+            self.pod.loop.create_task(self._finish(self.init, exit), name=f"exit {self.id}")
+        )
+
+    # -- processes -----------------------------------------------------------------------------
+
+    def _runs_as(self, pid: int) -> None:
+        self.init.runs_as(pid)
+        watch = self.reaper.watch(pid)
+        watch.add_done_callback(lambda done: self._init_ended(pid, done))
+
+    def _init_ended(self, pid: int, done: asyncio.Future[Exit]) -> None:
+        if done.cancelled() or pid != self.init.live_pid:
+            return
+        if self.state_now in (State.SCALING_DOWN, State.CREATED):
+            self._held_exit = (pid, done.result())
+            if self.state_now is State.CREATED and not self.lock.locked():
+                self._flush_held_exit()
+            return
+        self.publish_exit(done.result())
+
+    def _flush_held_exit(self) -> None:
+        if self._held_exit is not None:
+            (_, exit), self._held_exit = self._held_exit, None
+            self.publish_exit(exit)
+
+    async def _finish(self, process: Process, exit: Exit) -> None:
+        """All output first, then the news, as containerd reads them."""
+        if process.io is not None:
+            await process.io.finish()
+        if process.set_exit(exit):
+            self._emit(events.Exited(self.id, process.id, process.pid, exit))
+
+    async def _start_exec(self, exec: Exec) -> int:
+        if exec.pid or exec.starting:
+            raise FailedPrecondition(f"exec {exec.id} in container {self.id} was started before")
+        exec.starting = True
+        hold = contextlib.ExitStack()
+        try:
+            if self.scaler is not None:
+                hold.enter_context(self.scaler.inhibit(f"exec {exec.id}"))
+                await self.scaler.ensure_awake(f"exec {exec.id}")
+            async with self.lock:
+                move(self.state_now, Verb.EXEC, self.id)
+                pid = await self._run_exec(exec)
+                exec.pid = pid
+                self._emit(events.ExecStarted(self.id, exec.id, pid))
+        except BaseException:
+            exec.starting = False
+            hold.close()
+            if exec.io is not None:
+                exec.io.close()
+                exec.io = None
+            raise
+        exec.release = hold.close
+        self.reaper.watch(pid).add_done_callback(lambda done: self._exec_ended(exec, done))
+        return pid
+
+    async def _run_exec(self, exec: Exec) -> int:
+        exec.io = ProcessIO(self.pod.loop, exec.stdio, keep=False)
+        spec, pid_file = (self.bundle.path / f"{exec.id}.{kind}" for kind in ("json", "pid"))
+        try:
+            spec.write_bytes(exec.spec)
+            pid = await self.runtime.exec(
+                self.id, self.bundle.path, spec, pid_file=pid_file, stdio=exec.io.child_fds
+            )
+        finally:
+            spec.unlink(missing_ok=True)
+            pid_file.unlink(missing_ok=True)
+        exec.io.started()
+        return pid
+
+    def _exec_ended(self, exec: Exec, done: asyncio.Future[Exit]) -> None:
+        if done.cancelled():
+            return
+        exit = done.result()
+        self.reaper.reap(exec.pid)
+        exec.starting = False
+        if exec.release is not None:
+            exec.release()
+        self.pod.own(
+            self.pod.loop.create_task(self._finish(exec, exit), name=f"exit {self.id} {exec.id}")
+        )
+
+    def _kill_exec(self, exec: Exec, signal: int) -> None:
+        if not exec.pid or exec.exit is not None:
+            raise NotFound(f"exec {exec.id} in container {self.id}: process already finished")
+        try:
+            os.kill(exec.pid, signals.Signals(signal) if signal in _KNOWN else signal)
+        except ProcessLookupError as error:
+            text = f"exec {exec.id} in container {self.id}: process already finished"
+            raise NotFound(text) from error
+
+    async def _delete_exec(self, exec: Exec) -> events.Deleted:
+        if exec.pid and exec.exit is None:
+            raise FailedPrecondition(f"cannot delete a running exec {exec.id} in {self.id}")
+        await self._close_process(exec)
+        del self._execs[exec.id]
+        exit = exec.exit or Exit(0, time.time_ns())
+        gone = events.Deleted(self.id, exec.id, exec.pid, exit)
+        self._emit(gone)
+        return gone
+
+    async def _close_process(self, process: Process) -> None:
+        if process.io is not None:
+            process.io.close()
+        if isinstance(process, Exec):
+            if process.pid and process.exit is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signals.SIGKILL)
+                self.reaper.forget(process.pid)
+            if process.release is not None:
+                process.release()
+
+    def _exec(self, exec_id: str) -> Exec:
+        try:
+            return self._execs[exec_id]
+        except KeyError:
+            raise NotFound(f"exec {exec_id} in container {self.id} does not exist") from None
+
+    def _emit(self, event: events.Event) -> None:
+        self.pod.emit(event)
+
+
+_KNOWN = frozenset(int(signal) for signal in signals.Signals)
+
+
+def _why_unscaled(bundle: Bundle, settings: Settings) -> str:
+    """Why a container never sleeps; "" when it may."""
+    if bundle.annotations.get(CRI_CONTAINER_TYPE) == "sandbox":
+        return "it is the pod's sandbox"
+    if not settings.enabled:
+        return "container-names does not name it"
+    if not settings.scales:
+        return "scaledown-duration is 0"
+    network = bundle.namespace_path("network")
+    if network is None:
+        return "it has the host's network"
+    if not network and not Path("/proc/self/ns/net").exists():
+        return "its network namespace cannot be found"
+    if (bundle.config.get("process") or {}).get("terminal"):
+        return "it has a terminal"
+    return ""

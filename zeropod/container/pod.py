@@ -1,0 +1,84 @@
+"""What the containers of one shim share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from zeropod.activator.activator import PodActivator
+from zeropod.config import NodeSettings
+from zeropod.container.events import Event
+from zeropod.oci.reaper import Reaper
+from zeropod.oci.runtime import Runtime, RuntimeOptions
+
+if TYPE_CHECKING:
+    from zeropod.container.container import Container
+    from zeropod.container.scaler import Scaler
+
+log = logging.getLogger(__name__)
+
+
+class Pod:
+    """The surroundings of a shim's containers.
+
+    Args:
+        namespace: containerd's.
+        emit: where the containers' events go, in order.
+        make_scaler: what scales a container, or None for a pod without scaling (tests).
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        namespace: str,
+        node: NodeSettings,
+        emit: Callable[[Event], None],
+        make_scaler: Callable[[Container], Scaler] | None = None,
+    ) -> None:
+        self.loop = loop
+        self.namespace = namespace
+        self.node = node
+        self.emit = emit
+        self.make_scaler = make_scaler
+        self.reaper = Reaper(loop)
+        self._activators: dict[str, PodActivator] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def runtime(self, options: RuntimeOptions) -> Runtime:
+        return Runtime(self.reaper, options, self.namespace)
+
+    def activator(self, netns: str) -> PodActivator:
+        """The native activator of a network namespace, opened when it is first asked for.
+
+        Raises:
+            ActivatorError: it cannot be set up here; names the cause.
+        """
+        if netns not in self._activators:
+            self._activators[netns] = PodActivator.open(
+                netns, count_loopback=not self.node.tracker_ignore_localhost, loop=self.loop
+            )
+        return self._activators[netns]
+
+    def own(self, task: asyncio.Task[None]) -> None:
+        """Keep a task until it ends; a failure is logged, for nobody else would see it."""
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("task %s failed", task.get_name(), exc_info=error)
+
+    async def close(self) -> None:
+        """Close the activators and end every task. Idempotent."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+        for activator in self._activators.values():
+            activator.close()
+        self._activators.clear()
+        self.reaper.close()

@@ -1,0 +1,195 @@
+"""mount(2) and umount2(2) for a container's root file system.
+
+containerd sends mounts as mount(8) would take them: a type, a source and options, some of which are
+flags. Overlay's layer paths can be longer than the page that the kernel takes options in; then they
+are given relative to their common parent, from a forked child's working directory so that the
+shim's own stays where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from zeropod.errors import RuntimeFailed
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_PAGE: Final = 4096
+_MNT_DETACH: Final = 2
+_UMOUNT_NOFOLLOW: Final = 8
+
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC = 1, 32, 4096, 16384
+_SET: Final = {
+    "ro": MS_RDONLY,
+    "nosuid": 2,
+    "nodev": 4,
+    "noexec": 8,
+    "sync": 16,
+    "remount": MS_REMOUNT,
+    "mand": 64,
+    "dirsync": 128,
+    "noatime": 1024,
+    "nodiratime": 2048,
+    "bind": MS_BIND,
+    "rbind": MS_BIND | MS_REC,
+    "relatime": 1 << 21,
+    "strictatime": 1 << 24,
+    "lazytime": 1 << 25,
+}
+_CLEAR: Final = {
+    "rw": MS_RDONLY,
+    "suid": 2,
+    "dev": 4,
+    "exec": 8,
+    "async": 16,
+    "nomand": 64,
+    "atime": 1024,
+    "diratime": 2048,
+    "norelatime": 1 << 21,
+    "nostrictatime": 1 << 24,
+    "defaults": 0,
+    "loop": 0,
+}
+_PROPAGATION: Final = {
+    "unbindable": 1 << 17,
+    "private": 1 << 18,
+    "slave": 1 << 19,
+    "shared": 1 << 20,
+    "runbindable": 1 << 17 | MS_REC,
+    "rprivate": 1 << 18 | MS_REC,
+    "rslave": 1 << 19 | MS_REC,
+    "rshared": 1 << 20 | MS_REC,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount as containerd describes it. ``target`` is relative to the root file system."""
+
+    type: str
+    source: str
+    options: tuple[str, ...] = ()
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """Options taken apart: flag bits, propagation bits, and what the file system itself reads."""
+
+    flags: int
+    propagation: int
+    data: str
+
+
+def parse(options: Sequence[str]) -> Parsed:
+    """Take mount options apart; a later one overrides an earlier one."""
+    flags = propagation = 0
+    data: list[str] = []
+    for option in options:
+        if option in _SET:
+            flags |= _SET[option]
+        elif option in _CLEAR:
+            flags &= ~_CLEAR[option]
+        elif option in _PROPAGATION:
+            propagation |= _PROPAGATION[option]
+        elif option:
+            data.append(option)
+    return Parsed(flags, propagation, ",".join(data))
+
+
+def mount_all(mounts: Sequence[Mount], root: Path) -> None:
+    """Mount them one over the other. On failure what was mounted is taken away again.
+
+    Raises:
+        RuntimeFailed: names the source, the target and the kernel's reason.
+    """
+    if mounts:
+        root.mkdir(exist_ok=True)
+    try:
+        for mount in mounts:
+            _mount(mount, root / mount.target.lstrip("/"))
+    except BaseException:
+        unmount_all(root)
+        raise
+
+
+def unmount_all(target: Path) -> None:
+    """Unmount whatever is mounted at ``target``, all of it, lazily. None there is no error."""
+    name = os.fsencode(target)
+    while _LIBC.umount2(name, _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
+        pass
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOENT):
+        raise RuntimeFailed(f"unmount {target}: {os.strerror(code)}")
+
+
+def _mount(mount: Mount, target: Path) -> None:
+    parsed = parse(mount.options)
+    try:
+        if len(os.fsencode(parsed.data)) >= _PAGE:
+            _mount_from_parent(mount, parsed, target)
+        else:
+            _call(mount.source, str(target), mount.type, parsed.flags, parsed.data)
+        if parsed.flags & MS_BIND and parsed.flags & ~(MS_BIND | MS_REC):
+            # A bind takes no other flags: they need a second call.
+            _call(mount.source, str(target), mount.type, parsed.flags | MS_REMOUNT, parsed.data)
+        if parsed.propagation:
+            _call("", str(target), "", parsed.propagation, "")
+    except OSError as error:
+        text = f"mount {mount.type} {mount.source} at {target}: {error.strerror}"
+        raise RuntimeFailed(text) from error
+
+
+def _call(source: str, target: str, kind: str, flags: int, data: str) -> None:
+    if _LIBC.mount(
+        os.fsencode(source) or None,
+        os.fsencode(target),
+        kind.encode() or None,
+        ctypes.c_ulong(flags),
+        os.fsencode(data) or None,
+    ):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _mount_from_parent(mount: Mount, parsed: Parsed, target: Path) -> None:
+    keys = ("lowerdir=", "upperdir=", "workdir=")
+    options = parsed.data.split(",")
+    paths = [
+        path
+        for option in options
+        if option.startswith(keys)
+        for path in option.partition("=")[2].split(":")
+    ]
+    parent = os.path.commonpath(paths) if paths else ""
+    if not parent or parent == "/":
+        raise OSError(errno.E2BIG, "the options are longer than a page and share no parent folder")
+    short = ",".join(
+        f"{key}={':'.join(os.path.relpath(path, parent) for path in value.split(':'))}"
+        if f"{key}=" in keys
+        else option
+        for option in options
+        for key, _, value in [option.partition("=")]
+    )
+    if len(os.fsencode(short)) >= _PAGE:
+        raise OSError(errno.E2BIG, "the options are longer than a page")
+    pid = os.fork()
+    if pid == 0:
+        code = errno.EIO
+        with contextlib.suppress(BaseException):
+            try:
+                os.chdir(parent)
+                _call(mount.source, str(target), mount.type, parsed.flags, short)
+                code = 0
+            except OSError as error:
+                code = error.errno or errno.EIO
+        os._exit(code)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status:
+        raise OSError(status, os.strerror(status) if status > 0 else "the helper was killed")

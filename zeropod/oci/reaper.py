@@ -1,0 +1,249 @@
+"""The one place of a shim that starts and reaps processes; by pid only, through pidfds.
+
+The shim is a child subreaper: a container's init becomes its child when the runtime that made it
+exits. So a process may end before it is our child, or before anybody has asked for it. Both are no
+loss: `watch` looks with WNOWAIT, which leaves the zombie where it is until `reap`, and a process
+that still is somebody else's child is looked at again at the next SIGCHLD.
+
+Zombies that nobody watches (a daemonised grandchild of an exec) are swept, but only while no
+command is under way: until a runtime has written its pid file, the pid of what it made is known to
+nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from zeropod._fastpath._spawn import spawn
+from zeropod.errors import DeadlineExceeded
+
+_MAX_OUTPUT: Final = 1 << 20
+_PIDFD_NONBLOCK: Final = 0
+_NS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """``status``: 0-255, 128 + signal for a process that a signal ended. ``at_ns``: unix time."""
+
+    status: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a command gave. ``output``: its stdout and stderr as they came, the last MiB."""
+
+    status: int
+    output: bytes
+
+
+def exit_of(info: os.waitid_result) -> Exit:
+    """The shell's form of a waitid result, with the time of now."""
+    by_signal = info.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
+    status = 128 + info.si_status if by_signal else info.si_status
+    return Exit(status, time.time_ns())
+
+
+class Reaper:
+    """One per shim. Methods are for the event loop's thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watched: dict[int, asyncio.Future[Exit]] = {}
+        self._pidfds: dict[int, int] = {}
+        self._foreign: set[int] = set()
+        self._under_way = 0
+        loop.add_signal_handler(signal.SIGCHLD, self._on_sigchld)
+
+    def close(self) -> None:
+        """Watch nothing any more. Idempotent."""
+        self._loop.remove_signal_handler(signal.SIGCHLD)
+        for pid in tuple(self._pidfds):
+            self._unwatch(pid)
+        for future in self._watched.values():
+            future.cancel()
+        self._watched.clear()
+
+    def watch(self, pid: int) -> asyncio.Future[Exit]:
+        """The exit of a process, a child of ours now or later. The zombie stays until `reap`.
+
+        Raises:
+            ProcessLookupError: no such process, not even a zombie.
+        """
+        if pid in self._watched:
+            return self._watched[pid]
+        pidfd = os.pidfd_open(pid)
+        future: asyncio.Future[Exit] = self._loop.create_future()
+        self._watched[pid] = future
+        self._pidfds[pid] = pidfd
+        self._loop.add_reader(pidfd, self._ended, pid)
+        return future
+
+    def reap(self, pid: int) -> None:
+        """Take the zombie away. Does nothing for a process that lives or is not ours."""
+        with contextlib.suppress(ChildProcessError):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None:
+                return
+        self._unwatch(pid)
+        self._foreign.discard(pid)
+        future = self._watched.pop(pid, None)
+        if future is not None and not future.done():
+            future.cancel()
+
+    def forget(self, pid: int) -> None:
+        """Watch no longer, reap whenever it ends."""
+        self._unwatch(pid)
+        self._foreign.discard(pid)
+        future = self._watched.pop(pid, None)
+        if future is not None and not future.done():
+            future.cancel()
+        self._sweep()
+
+    @contextlib.contextmanager
+    def command(self):  # type: ignore[no-untyped-def]
+        """Around a command whose offspring's pid is not known yet: nothing is swept meanwhile."""
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._sweep()
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        stdio: tuple[int, int, int] | None = None,
+        setns: Sequence[int] = (),
+        timeout_s: float | None = None,
+    ) -> Completed:
+        """Run a command to its end.
+
+        Without ``stdio`` its output is captured; with it, the command has these descriptors.
+        A command that is cancelled or late is killed with its whole process group, and reaped.
+
+        Raises:
+            OSError: it could not be started; names the program.
+            DeadlineExceeded: it took longer than ``timeout_s`` seconds.
+        """
+        output = bytearray()
+        pipe: tuple[int, int] | None = None
+        if stdio is None:
+            pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            stdio = (-1, pipe[1], pipe[1])
+            os.set_blocking(pipe[1], True)
+        try:
+            pid = spawn(
+                list(argv),
+                env=os.environ if env is None else env,
+                cwd=cwd,
+                stdio=stdio,
+                setns=setns,
+            )
+        except BaseException:
+            if pipe:
+                os.close(pipe[0])
+                os.close(pipe[1])
+            raise
+        if pipe:
+            os.close(pipe[1])
+            self._loop.add_reader(pipe[0], _drain, pipe[0], output, self._loop)
+        try:
+            exit = await asyncio.wait_for(asyncio.shield(self.watch(pid)), timeout_s)
+        except BaseException as error:
+            await self._kill_group(pid)
+            if isinstance(error, TimeoutError):
+                text = f"{' '.join(argv[:3])} took longer than {timeout_s} s and was killed"
+                raise DeadlineExceeded(text) from None
+            raise
+        finally:
+            self.reap(pid)
+            if pipe:
+                _drain(pipe[0], output, None)
+                self._loop.remove_reader(pipe[0])
+                os.close(pipe[0])
+        return Completed(exit.status, bytes(output[-_MAX_OUTPUT:]))
+
+    async def _kill_group(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            await self.watch(pid)
+
+    def _ended(self, pid: int) -> None:
+        """A pidfd is readable: the process is a zombie, of ours or of a parent that still lives."""
+        future = self._watched.get(pid)
+        try:
+            info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            self._loop.remove_reader(self._pidfds[pid])
+            self._foreign.add(pid)
+            return
+        if info is None:
+            return
+        self._unwatch(pid)
+        self._foreign.discard(pid)
+        if future is not None and not future.done():
+            future.set_result(exit_of(info))
+
+    def _on_sigchld(self) -> None:
+        for pid in tuple(self._foreign):
+            self._foreign.discard(pid)
+            self._ended_or_gone(pid)
+        if not self._under_way:
+            self._sweep()
+
+    def _ended_or_gone(self, pid: int) -> None:
+        if Path(f"/proc/{pid}").exists():
+            self._ended(pid)
+            return
+        # Its own parent reaped it: how it ended is known to that parent only.
+        self._unwatch(pid)
+        future = self._watched.pop(pid, None)
+        if future is not None and not future.done():
+            future.set_result(Exit(255, time.time_ns()))
+
+    def _unwatch(self, pid: int) -> None:
+        pidfd = self._pidfds.pop(pid, -1)
+        if pidfd >= 0:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
+
+    def _sweep(self) -> None:
+        for pid in children():
+            if pid not in self._watched:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+
+
+def children() -> list[int]:
+    """The pids of this process's children, zombies included, whichever thread they belong to."""
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _drain(fd: int, output: bytearray, loop: asyncio.AbstractEventLoop | None) -> None:
+    try:
+        while chunk := os.read(fd, 65536):
+            output += chunk
+            if len(output) > 2 * _MAX_OUTPUT:
+                del output[:-_MAX_OUTPUT]
+    except BlockingIOError:
+        return
+    if loop is not None:
+        loop.remove_reader(fd)
