@@ -29,7 +29,8 @@ def hierarchies() -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def _tracking() -> Path:
+def tracking() -> Path:
+    """The node's folder in the hierarchy that its processes are found by."""
     for path in hierarchies():
         if (path / "cgroup.controllers").exists() or path.name == "pids":
             return path / NAME
@@ -38,7 +39,7 @@ def _tracking() -> Path:
 
 def enter() -> None:
     """Move the calling process into the node's group; its children are born there."""
-    group = _tracking() / "daemons"
+    group = tracking() / "daemons"
     group.mkdir(parents=True, exist_ok=True)
     (group / "cgroup.procs").write_text(str(os.getpid()))
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import grpc
 
-from lab import cgroups, waiting
+from lab import cgroups, processes, waiting
 from lab.cri import ContainerSpec, ExecResult, PodSpec
 from lab.node import Node
 from lab.proto import cri_pb2 as pb
 from lab.steps import remove
 
 _REMOVE_TIMEOUT_S = 30
+_TASKS = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,23 @@ class Container:
         lines = self.log_file().read_text().splitlines()
         return [line.split(" ", 3)[3] for line in lines]
 
+    def live_pids(self) -> set[int]:
+        """The processes of the container that run: none while it is asleep."""
+        group = cgroups.tracking() / "kubepods" / f"pod{self.pod.spec.uid}" / self.id
+        try:
+            pids = [int(line) for line in (group / "cgroup.procs").read_text().split()]
+        except OSError:
+            return set()
+        return {pid for pid in pids if processes.alive(pid)}
+
+    def wait_asleep(self, timeout: float = 60) -> None:
+        """Wait until no process of the container is left, though it counts as running."""
+        waiting.until(f"sleep of {self.spec.name}", lambda: not self.live_pids(), timeout)
+
+    def wait_awake(self, timeout: float = 60) -> None:
+        """Wait until it has processes again."""
+        waiting.until(f"wake-up of {self.spec.name}", lambda: bool(self.live_pids()), timeout)
+
     def stop(self, timeout: int = 10) -> None:
         self.pod.node.cri.stop(self.id, timeout)
 
@@ -98,6 +116,19 @@ class Pod:
     @property
     def address(self) -> str:
         return self.addresses[0]
+
+    def shim_pid(self) -> int:
+        """The shim that serves this pod: whoever listens on the socket that containerd was told."""
+        bundle = self.node.path(f"{_TASKS}/{self.id}")
+        bootstrap = bundle / "bootstrap.json"
+        if bootstrap.exists():
+            address = str(json.loads(bootstrap.read_text())["address"])
+        else:
+            address = (bundle / "address").read_text()
+        net = Path(f"/proc/{self.node.pid}/net")
+        path = address.removeprefix("unix://")
+        (pid,) = processes.holders_of_socket(net, path, cgroups.processes())
+        return pid
 
     def add(self, spec: ContainerSpec) -> Container:
         """Create a container and start it."""

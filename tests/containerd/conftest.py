@@ -15,6 +15,7 @@ from lab.container_images import NGINX
 from lab.cri import ContainerSpec, PodSpec
 from lab.node import Node
 from lab.pods import Pod
+from lab.steps import LabError
 
 _PORTS = {"stateful": 8080, "nginx": 80}
 _numbers = itertools.count(1)
@@ -25,8 +26,12 @@ def _node() -> Iterator[Node]:
     """A node that ends with the session, also if the session is killed."""
     if os.geteuid():
         pytest.fail("tests/containerd needs root: it runs containers")
-    node.build()
-    with Node.start("pytest tests/containerd") as running:
+    try:
+        node.build()
+        running = Node.start("pytest tests/containerd")
+    except LabError as error:
+        pytest.fail(str(error), pytrace=False)
+    with running:
         yield running
 
 

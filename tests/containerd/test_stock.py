@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 
+from lab import leaks, processes
 from lab.node import Node
 
 from .conftest import MakePod
@@ -30,9 +31,34 @@ def test_pod_runs_is_reached_and_leaves_nothing(no_leaks: None, make_pod: MakePo
         "request 1 GET / from 10.88.0.1",
         "request 2 GET / from fd00:88::1",
     ]
+    assert app.live_pids() == {app.pid}
+    assert processes.private_bytes(pod.shim_pid()) > 1 << 20
     app.stop()
+    app.wait_asleep()
     assert app.status().exit_code == 0
     assert app.log()[-1] == "terminated at 2"
+
+
+def test_what_is_left_is_found(used_node: Node, make_pod: MakePod) -> None:
+    before = leaks.snapshot(used_node)
+    used_node.run(["sh", "-c", "touch /run/left; mkdir /run/m; mount -t tmpfs lab /run/m"])
+    used_node.run(["ip", "netns", "add", "left"])
+    make_pod("nginx", handler="runc")
+    found = "\n".join(leaks.snapshot(used_node).more(before))
+    used_node.run(["sh", "-c", "umount /run/m; rmdir /run/m; rm /run/left; ip netns delete left"])
+    for expected in (
+        "processes: ",
+        "containerd-shim-runc-v2",
+        "descriptors: ",
+        "mounts: /run/m (tmpfs)",
+        "network_namespaces: /run/netns/left",
+        "interfaces: veth",
+        "unix_sockets: /run/containerd/s/",
+        "cgroups: ",
+        "files: /run/left",
+        "containers: sandbox ",
+    ):
+        assert expected in found, found
 
 
 def test_bodies_banner_and_half_close(make_pod: MakePod) -> None:
