@@ -20,7 +20,8 @@ from setuptools import Command, Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
-from setuptools.command.build_scripts import build_scripts
+
+from distutils.command.build_scripts import build_scripts  # isort: skip  (setuptools brings it)
 
 ROOT = Path(__file__).parent
 VERSION = (ROOT / "VERSION").read_text().strip()
