@@ -45,7 +45,7 @@ state = "/run/containerd"
 address = "{CONTAINERD_SOCKET}"
 
 [debug]
-level = "debug"
+level = "info"
 
 [plugins."io.containerd.internal.v1.opt"]
 path = "{paths.STATE}/opt"
