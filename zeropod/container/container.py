@@ -126,6 +126,7 @@ class Container:
         if self.settings.unsupported:
             names = ", ".join(self.settings.unsupported)
             log.warning("%s: not supported by this version, without effect: %s", self.id, names)
+        self.runtime.options.note(self.bundle.path)
         mount_all(self._rootfs, self.bundle.rootfs)
         if self.scaler is not None:
             self.bundle.add_annotations(self.scaler.engine.annotations())

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from zeropod.oci.reaper import Completed, Reaper
 Stdio = tuple[int, int, int]
 
 DEFAULT_ROOT: Final = "/run/containerd/runc"
+NOTE: Final = "runtime.json"
 _GONE: Final = ("does not exist", "process already finished", "no such process", "not running")
 _QUICK_S: Final = 60.0
 _SLOW_S: Final = 300.0
@@ -40,6 +41,18 @@ class RuntimeOptions:
     io_gid: int = 0
     criu_image_path: str = ""
     criu_work_path: str = ""
+
+    def note(self, bundle: Path) -> None:
+        """Write them into the bundle, for a `delete` that has to do without the shim."""
+        (bundle / NOTE).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def noted(cls, bundle: Path) -> RuntimeOptions:
+        """What `note` wrote; the defaults where it did not get that far."""
+        try:
+            return cls(**json.loads((bundle / NOTE).read_text()))
+        except (OSError, ValueError, TypeError):
+            return cls()
 
 
 class Runtime:
