@@ -1,0 +1,1 @@
+"""containerd's task service: validates, delegates to a container, answers; and the events."""

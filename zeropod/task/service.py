@@ -1,0 +1,178 @@
+"""The task service, v2 and v3: each method checks its request and makes one call of a container.
+
+containerd.task.v3 differs from v2 by its name only, so one table of handlers serves both. What this
+version lacks answers Unimplemented, as does every method that the table does not have.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from google.protobuf.empty_pb2 import Empty
+
+from zeropod.api import task_pb2 as pb
+from zeropod.api import task_types_pb2 as types
+from zeropod.container.container import Container, CreateRequest, Status
+from zeropod.container.events import Stdio
+from zeropod.container.pod import Pod
+from zeropod.errors import InvalidArgument, NotFound, Unimplemented
+from zeropod.oci.mounts import Mount
+from zeropod.task import metrics, options
+from zeropod.task.events import timestamp
+from zeropod.task.registry import Registry
+from zeropod.ttrpc import Method
+from zeropod.version import VERSION
+
+SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
+
+_STATUS: Final = {
+    Status.CREATED: types.CREATED,
+    Status.RUNNING: types.RUNNING,
+    Status.STOPPED: types.STOPPED,
+}
+_MAX_SIGNAL: Final = 64
+
+Create = Callable[[CreateRequest, Pod], Awaitable[Container]]
+
+
+class TaskService:
+    """Serves the containers in ``registry``.
+
+    Args:
+        shutdown: called when containerd asks for the end and no container is left.
+    """
+
+    def __init__(
+        self,
+        pod: Pod,
+        registry: Registry,
+        shutdown: Callable[[], None],
+        *,
+        create: Create = Container.create,
+    ) -> None:
+        self._pod = pod
+        self._registry = registry
+        self._shutdown = shutdown
+        self._make = create
+
+    def handlers(self) -> Mapping[str, Mapping[str, Method]]:
+        """For `ttrpc.Server`."""
+        methods = {
+            "State": Method(pb.StateRequest, self._state),
+            "Create": Method(pb.CreateTaskRequest, self._create),
+            "Start": Method(pb.StartRequest, self._start),
+            "Delete": Method(pb.DeleteRequest, self._delete),
+            "Pids": Method(pb.PidsRequest, self._pids),
+            "Kill": Method(pb.KillRequest, self._kill),
+            "Exec": Method(pb.ExecProcessRequest, self._exec),
+            "CloseIO": Method(pb.CloseIORequest, self._close_io),
+            "Wait": Method(pb.WaitRequest, self._wait),
+            "Stats": Method(pb.StatsRequest, self._stats),
+            "Connect": Method(pb.ConnectRequest, self._connect),
+            "Shutdown": Method(pb.ShutdownRequest, self._end),
+        }
+        return dict.fromkeys(SERVICES, methods)
+
+    async def _create(self, request: pb.CreateTaskRequest) -> pb.CreateTaskResponse:
+        if not request.id or not request.bundle:
+            raise InvalidArgument("create: id and bundle must be given")
+        if request.checkpoint:
+            raise Unimplemented("create from a checkpoint is not supported by this version")
+        stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
+        wanted = CreateRequest(
+            id=request.id,
+            bundle=request.bundle,
+            stdio=stdio,
+            options=options.decode(request.options),
+            rootfs=tuple(
+                Mount(mount.type, mount.source, tuple(mount.options), mount.target)
+                for mount in request.rootfs
+            ),
+        )
+        self._registry.reserve(request.id)
+        try:
+            container = await self._make(wanted, self._pod)
+        except BaseException:
+            self._registry.remove(request.id)
+            raise
+        self._registry.add(container)
+        return pb.CreateTaskResponse(pid=container.state().pid)
+
+    async def _start(self, request: pb.StartRequest) -> pb.StartResponse:
+        pid = await self._registry.get(request.id).start(request.exec_id)
+        return pb.StartResponse(pid=pid)
+
+    async def _delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:
+        gone = await self._registry.get(request.id).delete(request.exec_id)
+        if not request.exec_id:
+            self._registry.remove(request.id)
+        return pb.DeleteResponse(
+            pid=gone.pid, exit_status=gone.exit.status, exited_at=timestamp(gone.exit.at_ns)
+        )
+
+    async def _exec(self, request: pb.ExecProcessRequest) -> Empty:
+        if not request.exec_id:
+            raise InvalidArgument("exec: exec_id must be given")
+        if "/" in request.exec_id or request.exec_id in (".", ".."):
+            raise InvalidArgument(f"exec: {request.exec_id!r} is not a valid id")
+        stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
+        container = self._registry.get(request.id)
+        await container.add_exec(request.exec_id, request.spec.value, stdio)
+        return Empty()
+
+    async def _kill(self, request: pb.KillRequest) -> Empty:
+        if not 0 <= request.signal <= _MAX_SIGNAL:
+            raise InvalidArgument(f"kill: {request.signal} is not a signal")
+        container = self._registry.get(request.id)
+        await container.kill(request.signal, exec_id=request.exec_id, all=request.all)
+        return Empty()
+
+    async def _state(self, request: pb.StateRequest) -> pb.StateResponse:
+        now = self._registry.get(request.id).state(request.exec_id)
+        response = pb.StateResponse(
+            id=now.id,
+            bundle=now.bundle,
+            pid=now.pid,
+            status=_STATUS[now.status],
+            stdin=now.stdio.stdin,
+            stdout=now.stdio.stdout,
+            stderr=now.stdio.stderr,
+            terminal=now.stdio.terminal,
+            exec_id=now.exec_id,
+        )
+        if now.exit is not None:
+            response.exit_status = now.exit.status
+            response.exited_at.CopyFrom(timestamp(now.exit.at_ns))
+        return response
+
+    async def _wait(self, request: pb.WaitRequest) -> pb.WaitResponse:
+        exit = await self._registry.get(request.id).wait(request.exec_id)
+        return pb.WaitResponse(exit_status=exit.status, exited_at=timestamp(exit.at_ns))
+
+    async def _pids(self, request: pb.PidsRequest) -> pb.PidsResponse:
+        found = await self._registry.get(request.id).pids()
+        return pb.PidsResponse(processes=[types.ProcessInfo(pid=process.pid) for process in found])
+
+    async def _stats(self, request: pb.StatsRequest) -> pb.StatsResponse:
+        usage = await self._registry.get(request.id).stats()
+        return pb.StatsResponse(stats=metrics.encode(usage))
+
+    async def _close_io(self, request: pb.CloseIORequest) -> Empty:
+        if request.stdin:
+            await self._registry.get(request.id).close_io(request.exec_id)
+        return Empty()
+
+    async def _connect(self, request: pb.ConnectRequest) -> pb.ConnectResponse:
+        try:
+            task_pid = self._registry.get(request.id).state().pid
+        except NotFound:
+            task_pid = 0
+        return pb.ConnectResponse(shim_pid=os.getpid(), task_pid=task_pid, version=VERSION)
+
+    async def _end(self, request: pb.ShutdownRequest) -> Empty:
+        """As the stock shim: with containers left it is a request that changes nothing."""
+        if len(self._registry) == 0:
+            self._shutdown()
+        return Empty()
