@@ -18,12 +18,15 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from zeropod.api.task_pb2 import DeleteResponse
+from zeropod.checkpoint.debris import unmount_below
+from zeropod.checkpoint.image import sweep
 from zeropod.config import NodeSettings
+from zeropod.errors import RuntimeFailed
 from zeropod.oci.mounts import unmount_all
-from zeropod.oci.runtime import DEFAULT_ROOT
+from zeropod.oci.runtime import DEFAULT_ROOT, RuntimeOptions
 from zeropod.shim import bootstrap, process
 from zeropod.shim.invocation import Invocation
 
@@ -64,8 +67,9 @@ def delete(invocation: Invocation) -> bytes:
         unmount_all(bundle / "rootfs")
 
     def images() -> None:
-        folder = Path(NodeSettings.load().image_root) / invocation.namespace / invocation.id
-        shutil.rmtree(folder, ignore_errors=True)
+        root = Path(NodeSettings.load().image_root)
+        unmount_below(root / f"{invocation.namespace}.{invocation.id}")
+        sweep(str(root))
 
     for step in (helpers, runtime, leftovers, rootfs, images):
         attempt(step)
@@ -89,26 +93,24 @@ def _init_pid(bundle: Path) -> int:
 
 
 def _delete_with_runtime(invocation: Invocation, bundle: Path) -> None:
-    options = _runtime_options(bundle)
-    root = Path(str(options.get("root") or DEFAULT_ROOT)) / invocation.namespace
-    argv = [str(options.get("binary_name") or "runc"), "--root", str(root)]
-    if options.get("systemd_cgroup"):
+    options = RuntimeOptions.noted(bundle)
+    root = Path(options.root or DEFAULT_ROOT) / invocation.namespace
+    argv = [options.binary_name or "runc", "--root", str(root)]
+    if options.systemd_cgroup:
         argv.append("--systemd-cgroup")
-    argv += ["delete", "--force", invocation.id]
     done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_RUNTIME_TIMEOUT_S, check=False
+        [*argv, "delete", "--force", invocation.id],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_RUNTIME_TIMEOUT_S,
+        check=False,
     )
+    state = root / invocation.id
+    if state.exists():
+        unmount_below(state)
+        shutil.rmtree(state, ignore_errors=True)
     if done.returncode and b"does not exist" not in done.stderr:
-        raise RuntimeError(done.stderr.decode(errors="replace").strip())
-
-
-def _runtime_options(bundle: Path) -> dict[str, Any]:
-    """What Create noted of the runtime's options in the bundle."""
-    try:
-        found = json.loads((bundle / "runtime.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        raise RuntimeFailed(done.stderr.decode(errors="replace").strip())
 
 
 def _cgroups_path(bundle: Path) -> str:

@@ -1,0 +1,157 @@
+"""Which shim, where it listens, and what containerd is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from google.protobuf.any_pb2 import Any
+
+from zeropod.api import runc_options_pb2, runtimeoptions_pb2
+from zeropod.errors import InvalidArgument
+from zeropod.shim import bootstrap
+from zeropod.shim.invocation import parse
+
+
+def bundle(folder: Path, annotations: dict[str, str] | None) -> str:
+    (folder / "config.json").write_text(json.dumps({"annotations": annotations}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "group"),
+    [
+        (None, "me"),
+        ({}, "me"),
+        ({"io.kubernetes.cri.sandbox-id": "pod"}, "pod"),
+        ({"io.containerd.runc.v2.group": "g"}, "g"),
+        ({"io.kubernetes.cri.sandbox-id": "pod", "io.containerd.runc.v2.group": "g"}, "g"),
+    ],
+)
+def test_group(tmp_path: Path, annotations: dict[str, str] | None, group: str) -> None:
+    assert bootstrap.group(bundle(tmp_path, annotations), "me") == group
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_a_bundle_without_config_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InvalidArgument, match=r"config\.json"):
+        bootstrap.group(str(tmp_path), "me")
+
+
+def test_sockets_have_the_names_that_containerds_shims_give_them() -> None:
+    path = bootstrap.socket_path("/run/containerd/containerd.sock", "k8s.io", "abc")
+    # printf %s /run/containerd/containerd.sock/k8s.io/abc | sha256sum
+    name = "a99a1752d3a0fadfb1f869026f16760475df03a572e20f4ccea9e6c1e5470b72"
+    assert path == Path("/run/containerd/s") / name
+    assert path == bootstrap.socket_path("/run//containerd/containerd.sock", "k8s.io", "abc")
+    assert path != bootstrap.socket_path("/run/containerd/containerd.sock", "k8s.io", "abd")
+
+
+def test_answer_forms() -> None:
+    path = Path("/run/containerd/s/x")
+    for environ in ({}, {"MAX_SHIM_VERSION": "2"}, {"MAX_SHIM_VERSION": "many"}):
+        assert bootstrap.answer(path, environ) == b"unix:///run/containerd/s/x"
+    assert json.loads(bootstrap.answer(path, {"MAX_SHIM_VERSION": "3"})) == {
+        "version": 3,
+        "address": "unix:///run/containerd/s/x",
+        "protocol": "ttrpc",
+    }
+
+
+def test_the_first_binds_and_the_second_finds_it(tmp_path: Path) -> None:
+    path = tmp_path / "s/x"
+    first = bootstrap.claim(path)
+    assert first is not None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert bootstrap.claim(path) is None
+    bootstrap.release(path)
+    assert path.exists(), "a living shim's socket was taken away"
+    bootstrap.release(path, first)
+    assert not path.exists()
+
+
+def test_a_dead_shims_socket_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    again = bootstrap.claim(path)
+    assert again is not None
+    again.close()
+    bootstrap.release(path)
+    assert not path.exists()
+
+
+def test_of_many_at_once_exactly_one_binds(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    found: list[socket.socket | None] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(bootstrap.claim(path))) for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    bound = [listening for listening in found if listening is not None]
+    assert len(found) == 16
+    assert len(bound) == 1
+    bound[0].close()
+
+
+def test_the_umask_is_as_before(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        listening = bootstrap.claim(tmp_path / "x")
+        assert listening is not None
+        listening.close()
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+
+
+def test_address_file(tmp_path: Path) -> None:
+    assert bootstrap.read_address(str(tmp_path)) is None
+    bootstrap.write_address(str(tmp_path), Path("/run/containerd/s/x"))
+    assert (tmp_path / "address").read_text() == "unix:///run/containerd/s/x"
+    assert bootstrap.read_address(str(tmp_path)) == Path("/run/containerd/s/x")
+
+
+def options(stdin: bytes) -> str:
+    argv = ["-namespace", "n", "-id", "a", "start"]
+    return bootstrap.shim_cgroup(parse(argv, {}, "/", stdin=stdin))
+
+
+def test_shim_cgroup_of_both_kinds_of_options() -> None:
+    runc = runc_options_pb2.Options(shim_cgroup="/shims")
+    generic = runtimeoptions_pb2.Options(config_body=b'BinaryName = "runc"\nShimCgroup = "/s"')
+    for name, message, expected in (
+        ("containerd.runc.v1.Options", runc, "/shims"),
+        ("runtimeoptions.v1.Options", generic, "/s"),
+    ):
+        for prefix in ("", "types.containerd.io/"):
+            any_ = Any(type_url=prefix + name, value=message.SerializeToString())
+            assert options(any_.SerializeToString()) == expected
+
+
+def test_no_options_and_bootstrap_parameters_mean_no_cgroup() -> None:
+    assert options(b"") == ""
+    # instance_id, namespace, log_level of containerd 2.3's BootstrapParams
+    assert options(b"\x0a\x03abc\x12\x06k8s.io\x18\x04") == ""
+    assert options(b"\xff\xff") == ""
+
+
+def test_broken_options_are_an_error() -> None:
+    any_ = Any(
+        type_url="runtimeoptions.v1.Options",
+        value=runtimeoptions_pb2.Options(config_body=b"= no").SerializeToString(),
+    )
+    with pytest.raises(InvalidArgument, match="runtime options cannot be read"):
+        options(any_.SerializeToString())
