@@ -18,6 +18,7 @@ _MIRROR = paths.ROOT / "wheel/source"
 _DIST = paths.ROOT / "wheel/dist"
 _FOLDERS = ("zeropod", "csrc", "bpf", "proto")
 _FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "VERSION", "LICENSE*", "README*")
+_NEEDED = ("setup.py", "bpf/redirector.bpf.c", "zeropod/_fastpath")
 
 
 def _sources() -> list[Path]:
@@ -34,9 +35,10 @@ def _sources() -> list[Path]:
 
 def build() -> bool:
     """Build and install the wheel where the sources changed. Returns whether zeropod is there."""
-    if not (paths.CHECKOUT / "setup.py").exists():
-        say("wheel: there is no setup.py yet; the node has the stock shim only")
-        return False
+    for needed in _NEEDED:
+        if not (paths.CHECKOUT / needed).exists():
+            say(f"wheel: this checkout has no {needed}; the node has the stock shim only")
+            return False
     sources = _sources()
     requirements = fingerprint([paths.CHECKOUT / "pyproject.toml", sys.version, str(paths.VENV)])
     made_from = fingerprint(
