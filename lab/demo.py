@@ -16,12 +16,11 @@ from threading import Event
 import grpc
 
 from lab import node as lab_node
-from lab import paths, show
+from lab import paths, processes, show
 from lab.container_images import NGINX, STATEFUL, Image
 from lab.cri import ContainerSpec, PodSpec
 from lab.node import Node
-from lab.pods import Pod
-from lab.sleeping import Sleeper, images_size
+from lab.pods import Container, Pod
 from lab.steps import LabError
 
 IDLE = "1s"
@@ -69,21 +68,16 @@ def _memory_survives(screen: Screen, node: Node, handler: str) -> Pod:
     """Count to three, sleep, and get the fourth answer from the same memory."""
     pod = _run_pod(screen, node, STATEFUL, handler)
     pod.wait_for_port(8080)
-    watched = Sleeper(pod.containers[0])
+    (app,) = pod.containers
     boot_id = ""
     for _ in range(3):
         answer = pod.get()
         boot_id = str(answer["boot_id"])
         screen.line(f"GET http://{pod.address}:8080/ → count {answer['count']}, boot id {boot_id}")
-    memory, processes = watched.memory(), len(watched.pids())
-    screen.line(f"awake: {_processes(processes)}, {show.size(memory)} of memory; nobody asks now …")
-    watched.wait_asleep()
+    screen.line(f"awake: {_footprint(app)}; nobody asks now …")
+    app.wait_asleep()
     Event().wait(_REST_S)
-    on_disk = images_size(pod.node)
-    screen.line(
-        f"asleep: {_processes(len(watched.pids()))}, {show.size(watched.memory())} of memory,"
-        f" {show.size(on_disk)} on disk"
-    )
+    screen.line(f"asleep: {_footprint(app)}, {show.size(_images_size(node))} on disk")
     reply = pod.request("/")
     answer = reply.json()
     screen.line(
@@ -96,18 +90,28 @@ def _memory_survives(screen: Screen, node: Node, handler: str) -> Pod:
     return pod
 
 
-def _processes(number: int) -> str:
-    return "1 process" if number == 1 else f"{number or 'no'} processes"
+def _footprint(container: Container) -> str:
+    """What the container's processes take now, as the kernel counts it."""
+    pids = container.live_pids()
+    memory = sum(processes.proportional_bytes(pid) for pid in pids)
+    number = "1 process" if len(pids) == 1 else f"{len(pids) or 'no'} processes"
+    return f"{number}, {show.size(memory)} of memory"
+
+
+def _images_size(node: Node) -> int:
+    """Bytes on disk of all checkpoint images of the node."""
+    files = node.path("/var/lib/zeropod").rglob("*")
+    return sum(path.lstat().st_blocks * 512 for path in files)
 
 
 def _wake_ups(screen: Screen, pod: Pod) -> list[int]:
     """Let nginx sleep and wake again and again. Returns nanoseconds to the first byte."""
     pod.wait_for_port(80)
     screen.line(f"{WAKES} wake-ups, time from the first packet to the first byte:")
-    watched = Sleeper(pod.containers[0])
+    (container,) = pod.containers
     times: list[int] = []
     for number in range(1, WAKES + 1):
-        watched.wait_asleep()
+        container.wait_asleep()
         Event().wait(_REST_S)
         times.append(_answered(pod))
         longest = max(100e6, *times)
