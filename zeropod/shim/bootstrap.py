@@ -54,7 +54,26 @@ def socket_path(address: str, namespace: str, group: str, root: Path = SOCKET_RO
     return root / hashlib.sha256(name.encode()).hexdigest()
 
 
-def claim(path: Path) -> socket.socket | None:
+class ShimSocket:
+    """The listening socket of this shim, and its name in the file system. Owns both."""
+
+    def __init__(self, path: Path, listening: socket.socket) -> None:
+        self.path = path
+        self.listening = listening
+        self._inode = path.stat().st_ino
+
+    def withdraw(self) -> None:
+        """Take the name away, so that a later start makes a shim of its own. Idempotent."""
+        with _alone(self.path.parent), contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
+
+    def close(self) -> None:
+        self.withdraw()
+        self.listening.close()
+
+
+def claim(path: Path) -> ShimSocket | None:
     """A listening socket there, root only; None if a living shim has it already."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(path.parent):
@@ -71,18 +90,16 @@ def claim(path: Path) -> socket.socket | None:
             raise
         finally:
             os.umask(before)
-        return listening
+        return ShimSocket(path, listening)
 
 
-def release(path: Path, listening: socket.socket | None = None) -> None:
-    """Give a socket back: ours, or (without ``listening``) one whose shim is dead."""
+def remove_dead(path: Path) -> None:
+    """Remove the name of a shim that is no more."""
     if not path.parent.is_dir():
         return
     with _alone(path.parent):
-        if listening is not None or not served(path):
+        if not served(path):
             path.unlink(missing_ok=True)
-        if listening is not None:
-            listening.close()
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def delete(invocation: Invocation) -> bytes:
         if bootstrap.served(socket_path):
             return
         kill_all(_helpers(socket_path.name))
-        bootstrap.release(socket_path)
+        bootstrap.remove_dead(socket_path)
 
     def runtime() -> None:
         _delete_with_runtime(invocation, bundle)

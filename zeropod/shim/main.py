@@ -31,8 +31,7 @@ class Shim:
 
     invocation: Invocation
     group: str
-    socket_path: Path
-    listening: socket.socket
+    socket: bootstrap.ShimSocket
 
 
 Serve: TypeAlias = Callable[[Shim, Callable[[], None]], None]
@@ -67,16 +66,16 @@ def _start(invocation: Invocation, channel: Channel, serve: Serve) -> None:
     group = bootstrap.group(invocation.bundle, invocation.id)
     path = bootstrap.socket_path(invocation.address, invocation.namespace, group)
     answer = bootstrap.answer(path, invocation.environ)
-    listening = bootstrap.claim(path)
+    claimed = bootstrap.claim(path)
     bootstrap.write_address(invocation.bundle, path)
-    if listening is None:
+    if claimed is None:
         channel.answer(answer)
         return
     try:
         _become_shim(invocation, path)
-        serve(Shim(invocation, group, path, listening), lambda: channel.answer(answer))
+        serve(Shim(invocation, group, claimed), lambda: channel.answer(answer))
     finally:
-        bootstrap.release(path, listening)
+        claimed.close()
 
 
 def _become_shim(invocation: Invocation, path: Path) -> None:

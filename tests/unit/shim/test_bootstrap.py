@@ -71,9 +71,22 @@ def test_the_first_binds_and_the_second_finds_it(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert bootstrap.claim(path) is None
-    bootstrap.release(path)
+    bootstrap.remove_dead(path)
     assert path.exists(), "a living shim's socket was taken away"
-    bootstrap.release(path, first)
+    first.close()
+    assert not path.exists()
+
+
+def test_an_old_shim_leaves_its_successors_socket_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    old = bootstrap.claim(path)
+    assert old is not None
+    old.withdraw()
+    new = bootstrap.claim(path)
+    assert new is not None
+    old.close()
+    assert path.exists()
+    new.close()
     assert not path.exists()
 
 
@@ -83,8 +96,8 @@ def test_a_dead_shims_socket_is_replaced(tmp_path: Path) -> None:
         dead.bind(str(path))
     again = bootstrap.claim(path)
     assert again is not None
-    again.close()
-    bootstrap.release(path)
+    again.listening.close()
+    bootstrap.remove_dead(path)
     assert not path.exists()
 
 
@@ -92,7 +105,7 @@ def test_of_many_at_once_exactly_one_binds(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    found: list[socket.socket | None] = []
+    found: list[bootstrap.ShimSocket | None] = []
     threads = [
         threading.Thread(target=lambda: found.append(bootstrap.claim(path))) for _ in range(16)
     ]
@@ -100,7 +113,7 @@ def test_of_many_at_once_exactly_one_binds(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    bound = [listening for listening in found if listening is not None]
+    bound = [claimed for claimed in found if claimed is not None]
     assert len(found) == 16
     assert len(bound) == 1
     bound[0].close()
@@ -109,9 +122,9 @@ def test_of_many_at_once_exactly_one_binds(tmp_path: Path) -> None:
 def test_the_umask_is_as_before(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        listening = bootstrap.claim(tmp_path / "x")
-        assert listening is not None
-        listening.close()
+        claimed = bootstrap.claim(tmp_path / "x")
+        assert claimed is not None
+        claimed.close()
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)

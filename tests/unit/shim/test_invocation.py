@@ -114,8 +114,12 @@ def test_another_build_is_not_served(launcher: Launcher) -> None:
         launcher.channel.receive()
 
 
+def descriptors() -> list[str]:
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
 def test_no_descriptor_is_kept(launcher: Launcher) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for build in (BUILD_ID, "other"):
         launcher.send(*ARGV, argc=5, build=build)
         launcher.end.send(b"go")
@@ -123,7 +127,7 @@ def test_no_descriptor_is_kept(launcher: Launcher) -> None:
             launcher.channel.receive()
         except Unavailable:
             assert build == "other"
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_an_answer_nobody_reads_is_known(launcher: Launcher) -> None:

@@ -73,5 +73,5 @@ def test_without_a_reader_nothing_blocks_and_the_loss_is_told(fifo: str) -> None
 def test_a_bundle_without_fifo_gets_devnull(tmp_path: Path) -> None:
     descriptor = log.open_fifo(str(tmp_path / "log"))
     handler(descriptor).info("x")
-    assert os.readlink(f"/proc/self/fd/{descriptor}") == "/dev/null"
+    assert str(Path(f"/proc/self/fd/{descriptor}").readlink()) == "/dev/null"
     os.close(descriptor)

@@ -1,0 +1,65 @@
+"""The wiring of a shim: its layers put together on an event loop, served, and taken apart.
+
+The order of the end matters: first the socket's name, so that a later start makes its own shim,
+then the answers under way, the containers' descriptors and timers, the events that wait, and last
+what all of them share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+import uvloop
+
+from zeropod.config import NodeSettings
+from zeropod.container.pod import Pod
+from zeropod.shim.main import Shim
+from zeropod.task.events import Publisher
+from zeropod.task.registry import Registry
+from zeropod.task.service import TaskService
+from zeropod.ttrpc import Server
+from zeropod.version import VERSION
+
+log = logging.getLogger(__name__)
+
+
+def serve(shim: Shim, ready: Callable[[], None]) -> None:
+    """Serve until containerd asks for the end or a signal does."""
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(_serve(shim, ready))
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+async def _serve(shim: Shim, ready: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    registry = Registry()
+    publisher = Publisher(shim.invocation.ttrpc_address, shim.invocation.namespace)
+    pod = Pod(
+        loop,
+        namespace=shim.invocation.namespace,
+        node=NodeSettings.load(),
+        emit=publisher.publish,
+    )
+    server = Server(TaskService(pod, registry, stop.set).handlers())
+    await server.serve(shim.socket.listening)
+    ready()
+    log.debug("shim %s serves group %s", VERSION, shim.group)
+    try:
+        await stop.wait()
+    finally:
+        shim.socket.withdraw()
+        await server.close()
+        for container in registry:
+            await container.close()
+        await publisher.close()
+        await pod.close()
