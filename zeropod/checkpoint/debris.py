@@ -1,0 +1,96 @@
+"""What an attempt to restore leaves when it is killed, and its removal.
+
+In this order, because each thing is held by the one before it: the runtime and its CRIU (one
+process group), half-restored processes (untraced, they accept connections and never answer; all are
+in the container's cgroup, whose directory the runtime has made anew), mounts (CRIU's view of the
+cgroups in its work directory, the runtime's bind of the root), the directory in /tmp where CRIU
+built mounts, the runtime's state, the cgroup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from zeropod.checkpoint import criu
+from zeropod.checkpoint.engine import Target
+from zeropod.errors import ZeropodError
+from zeropod.oci.mounts import unmount_all
+from zeropod.oci.runtime import Runtime
+
+_PATIENCE_S: Final = 10.0
+
+
+async def clear(target: Target, runtime: Runtime, work: Path, group: int) -> None:
+    """Kill and remove all that the restore with work directory ``work`` has made.
+
+    ``group``: the process group of its runtime, 0 where that is known to be gone.
+    """
+    if group:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):  # a process in uninterruptible sleep: leave it be
+        async with asyncio.timeout(_PATIENCE_S):
+            await _empty(target)
+    state = Path(runtime.root) / target.id
+    for directory in (work, state):
+        if directory.exists():
+            unmount_below(directory)
+    with contextlib.suppress(ZeropodError):  # there may be nothing that it knows of
+        await runtime.delete(target.id, target.bundle.path, force=True)
+    for tree in criu.mount_trees(work / "restore.log"):
+        with contextlib.suppress(OSError):  # CRIU has removed it already
+            tree.rmdir()
+    shutil.rmtree(state, ignore_errors=True)
+    for cgroup in target.cgroups:
+        with contextlib.suppress(OSError):  # held by what could not be killed
+            cgroup.remove()
+
+
+def unmount_below(directory: Path) -> None:
+    """Unmount everything below a directory, the deepest first."""
+    prefix = f"{directory}/"
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in sorted((p for p in points if p.startswith(prefix)), key=len, reverse=True):
+        unmount_all(Path(point))
+
+
+async def _empty(target: Target) -> None:
+    """Kill the processes in the container's cgroup until there are none."""
+    me = os.getpid()
+    while True:
+        for cgroup in target.cgroups:
+            cgroup.thaw()
+        pids = {pid for cgroup in target.cgroups for pid in cgroup.pids()} - {me}
+        if not pids:
+            return
+        await _kill(pids)
+
+
+async def _kill(pids: Iterable[int]) -> None:
+    """Kill processes, our children or not, and wait until none of them lives."""
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as stack:
+        ends = []
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(pid)
+                stack.callback(os.close, pidfd)
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                end = loop.create_future()
+                loop.add_reader(pidfd, _done, end)
+                stack.callback(loop.remove_reader, pidfd)
+                ends.append(end)
+        for end in ends:
+            await end
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,74 @@
+"""The engine without checkpoints: the processes are killed, and started afresh on wake-up.
+
+What `disable-checkpointing` asks for, and what `restore-failure: restart` falls back to. The state
+in memory is lost; the container's files stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping
+
+from zeropod._fastpath._activator import RestorePlan
+from zeropod.checkpoint import debris
+from zeropod.checkpoint.engine import Stdio, Target
+from zeropod.checkpoint.image import ImageDir
+from zeropod.errors import CheckpointFailed, NotFound, RestoreFailed, ZeropodError
+from zeropod.oci.reaper import Reaper
+from zeropod.oci.runtime import Runtime
+
+_DEADLINE_S = 60.0
+
+
+class FreshEngine:
+    """See `engine.Engine`. Images are an empty directory here."""
+
+    name = "fresh"
+
+    def __init__(self, runtime: Runtime, reaper: Reaper) -> None:
+        self._runtime = runtime
+        self._reaper = reaper
+
+    def annotations(self) -> Mapping[str, str]:
+        return {}
+
+    async def checkpoint(self, target: Target, images: ImageDir) -> None:
+        try:
+            ended = self._reaper.watch(target.init_pid)
+            with contextlib.suppress(NotFound):
+                await self._runtime.kill(target.id, target.bundle.path, signal.SIGKILL)
+            await asyncio.shield(ended)
+            await debris.clear(target, self._runtime, images.dump, 0)
+        except ZeropodError as error:
+            raise CheckpointFailed(f"scale down {target.id}: {error}") from error
+
+    def plan(self, target: Target, images: ImageDir, stdio: Stdio) -> RestorePlan:
+        path = target.bundle.path
+        pid_file = images.new_attempt() / "init.pid"
+        rest = ["--detach", "--bundle", str(path), "--pid-file", str(pid_file), "--no-subreaper"]
+        if self._runtime.options.no_pivot_root:
+            rest.append("--no-pivot")
+        log = str(self._runtime.log_file(path))
+        argv = self._runtime.argv("run", log, *rest, target.id)
+        return RestorePlan(argv, env=dict(os.environ), cwd=str(path), stdio=stdio)
+
+    async def finish(self, target: Target, images: ImageDir, pid: int) -> int:
+        with self._reaper.command():
+            try:
+                ended = asyncio.shield(self._reaper.watch(pid))
+                status = (await asyncio.wait_for(ended, _DEADLINE_S)).status
+                self._reaper.reap(pid)
+                if status == 0:
+                    return int((images.attempt / "init.pid").read_text())
+                said = self._runtime.last_error(target.bundle.path)
+                raise RestoreFailed(f"start {target.id} afresh: {said or f'status {status}'}")
+            except BaseException as error:
+                await debris.clear(target, self._runtime, images.attempt, pid)
+                self._reaper.reap(pid)
+                if isinstance(error, (OSError, ValueError)):  # TimeoutError is an OSError
+                    text = f"start {target.id} afresh: {error or 'did not end in time'}"
+                    raise RestoreFailed(text) from error
+                raise

@@ -1,0 +1,230 @@
+"""The `runc` engine: `runc checkpoint` and `runc restore`, or those of a compatible runtime.
+
+runc runs inside the network, IPC and UTS namespaces that the container shares with its pod: CRIU
+then takes them for its own, neither dumps nor makes them, and the restored container is where it
+was. Its mount points of cgroup directories, which `runc restore` would make anew from its own
+cgroup, are pinned to the container's through CRIU's configuration file; that file wins over what
+runc asks for (the annotation org.criu.config names it).
+
+Through runc the notification "the processes are about to run" is not seen. So images count as
+consumed from the moment a restore is fired, and the mark is taken back only when CRIU's log proves
+that it gave up before (`criu.judge`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from zeropod._fastpath._activator import RestorePlan
+from zeropod.checkpoint import census, criu, debris
+from zeropod.checkpoint.engine import Stdio, Target
+from zeropod.checkpoint.image import ImageDir
+from zeropod.errors import CheckpointFailed, ImageCorrupt, RestoreFailed, RuntimeFailed
+from zeropod.oci.bundle import Bundle
+from zeropod.oci.reaper import Reaper
+from zeropod.oci.runtime import Runtime
+
+_SHARED: Final = ("network", "ipc", "uts")
+_DEADLINE_S: Final = 10.0
+_BYTES_PER_S: Final = 256 << 20
+_SPARE_BYTES: Final = 16 << 20  # what a dump writes besides memory
+
+
+class RuncEngine:
+    """See `engine.Engine`."""
+
+    name = "runc"
+
+    def __init__(self, runtime: Runtime, reaper: Reaper, bundle: Bundle) -> None:
+        self._runtime = runtime
+        self._reaper = reaper
+        self._config = bundle.path / "criu.conf"
+
+    def annotations(self) -> Mapping[str, str]:
+        return {criu.CONFIG_ANNOTATION: str(self._config)}
+
+    async def checkpoint(self, target: Target, images: ImageDir) -> None:
+        if criu.find() is None:
+            raise CheckpointFailed(
+                f"checkpoint {target.id}: criu is not installed or not in PATH "
+                f"({os.environ.get('PATH', '')}); install CRIU 4.2 or newer"
+            )
+        _refuse_strangers(target, images)
+        self._config.write_text(criu.config())
+        log = images.dump / "dump.log"
+        try:
+            with _shared_namespaces(target.bundle) as fds:
+                await self._runtime.checkpoint(
+                    target.id,
+                    target.bundle.path,
+                    image_path=images.images,
+                    work_path=images.dump,
+                    setns=fds,
+                    extra=_options(target),
+                )
+        except RuntimeFailed as error:
+            if not (criu.dumped(log) and _ended(target.init_pid)):
+                _let_run(target)
+                raise _failed(target, images, criu.reason(log) or str(error)) from error
+            # The dump is whole and the processes are gone; what failed was the runtime's tidying.
+            await debris.clear(target, self._runtime, images.dump, 0)
+        images.seal(target.owner)
+
+    def plan(self, target: Target, images: ImageDir, stdio: Stdio) -> RestorePlan:
+        images.verify()
+        work = images.new_attempt()
+        self._config.write_text(criu.config(_pinned(target)))
+        argv = self._runtime.restore_argv(
+            target.id,
+            target.bundle.path,
+            image_path=images.images,
+            work_path=work,
+            pid_file=work / "init.pid",
+            extra=["--no-subreaper", *_options(target)],
+        )
+        with _shared_namespaces(target.bundle) as fds:
+            return RestorePlan(
+                argv,
+                env=dict(os.environ),
+                cwd=str(target.bundle.path),
+                stdio=stdio,
+                setns=fds,
+                ready_dir=str(work),
+                ready_name=criu.STATS_RESTORE,
+            )
+
+    async def finish(self, target: Target, images: ImageDir, pid: int) -> int:
+        work = images.attempt
+        images.mark_consumed()
+        with self._reaper.command():
+            try:
+                # Done while the runtime starts up: CRIU opens the images some 15 ms later.
+                images.verify()
+                return await self._follow(target, images, pid)
+            except BaseException as error:
+                with contextlib.suppress(OSError):
+                    os.killpg(pid, signal.SIGKILL)
+                await debris.clear(target, self._runtime, work, pid)
+                self._reaper.reap(pid)
+                failure = _restore_failure(target, images, error)
+                if failure is None:
+                    raise
+                if failure.retryable:
+                    images.unmark()
+                raise failure from error
+
+    async def _follow(self, target: Target, images: ImageDir, pid: int) -> int:
+        work = images.attempt
+        log = work / "restore.log"
+        deadline_s = _DEADLINE_S + images.size_bytes / _BYTES_PER_S
+        try:
+            ended = asyncio.shield(self._reaper.watch(pid))
+            status = (await asyncio.wait_for(ended, deadline_s)).status
+        except ProcessLookupError:  # reaped before it was watched: its log has the answer
+            status = 0 if criu.let_go(log) else 255
+        if status:
+            said = criu.reason(log) or self._runtime.last_error(target.bundle.path)
+            raise RestoreFailed(said or f"the runtime ended with status {status}")
+        self._reaper.reap(pid)
+        try:
+            return int((work / "init.pid").read_text())
+        except (OSError, ValueError) as error:
+            raise RestoreFailed(f"the runtime left no pid: {error}") from error
+
+
+def _restore_failure(
+    target: Target, images: ImageDir, error: BaseException
+) -> RestoreFailed | None:
+    """What to tell of an attempt that has been cleared away. None: it was cancelled."""
+    log = images.attempt / "restore.log"
+    tail = criu.log_tail(log)
+    if isinstance(error, ImageCorrupt):
+        return RestoreFailed(f"restore {target.id}: {error}")
+    if isinstance(error, TimeoutError):
+        text = f"restore {target.id}: did not end in time and was killed"
+        return RestoreFailed(text, log_tail=tail)
+    if isinstance(error, RestoreFailed):
+        proved = criu.judge(log) is criu.Verdict.NEVER_RAN
+        text = f"restore {target.id}: {error}"
+        return RestoreFailed(text, retryable=proved, log_tail=tail)
+    return None
+
+
+def _refuse_strangers(target: Target, images: ImageDir) -> None:
+    """Raise CheckpointFailed where a dump would lose a process or does not fit on the disk."""
+    own = target.bundle.namespace_path("pid") == ""
+    found = census.take(target.init_pid, target.cgroups, own_pid_namespace=own)
+    if found.strangers:
+        names = ", ".join(map(str, found.strangers))
+        raise CheckpointFailed(
+            f"checkpoint {target.id}: not of init's tree, would be lost: {names}"
+        )
+    disk = os.statvfs(images.path)
+    free, needed = disk.f_bfree * disk.f_frsize, found.memory_bytes() + _SPARE_BYTES
+    if free < needed:
+        raise CheckpointFailed(
+            f"checkpoint {target.id}: {needed >> 20} MiB are needed and {free >> 20} MiB are free "
+            f"on the disk of {images.path.parent.parent}"
+        )
+
+
+def _failed(target: Target, images: ImageDir, reason: str) -> CheckpointFailed:
+    disk = os.statvfs(images.path)
+    if disk.f_bfree * disk.f_frsize < _SPARE_BYTES // 4:
+        reason = f"no space left on the disk of {images.path.parent.parent} ({reason})"
+    tail = criu.log_tail(images.dump / "dump.log")
+    return CheckpointFailed(f"checkpoint {target.id}: {reason}", tail)
+
+
+def _let_run(target: Target) -> None:
+    """After a failed dump: nothing of the container stays frozen or stopped."""
+    for directory in target.cgroups:
+        directory.thaw()
+    own = target.bundle.namespace_path("pid") == ""
+    for member in census.take(target.init_pid, target.cgroups, own_pid_namespace=own).tree:
+        with contextlib.suppress(ProcessLookupError):
+            if _state(member.pid) == "T":
+                os.kill(member.pid, signal.SIGCONT)
+
+
+def _ended(pid: int) -> bool:
+    return _state(pid) in "ZX"
+
+
+def _state(pid: int) -> str:
+    """The letter of /proc/<pid>/stat; X when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return "X"
+    return stat.rpartition(")")[2].split()[0]
+
+
+def _options(target: Target) -> list[str]:
+    """soft makes the cgroup namespace that the container had; ignore keeps it in the host's."""
+    own_namespace = target.bundle.namespace_path("cgroup") == ""
+    return ["--file-locks", "--manage-cgroups-mode", "soft" if own_namespace else "ignore"]
+
+
+def _pinned(target: Target) -> tuple[tuple[str, str], ...]:
+    """Mounts of cgroup directories; with a cgroup namespace of its own CRIU makes them itself."""
+    return () if target.bundle.namespace_path("cgroup") == "" else target.cgroup_mounts
+
+
+@contextlib.contextmanager
+def _shared_namespaces(bundle: Bundle) -> Iterator[tuple[int, ...]]:
+    """Descriptors of the namespaces that the container joins by path."""
+    with contextlib.ExitStack() as stack:
+        fds = []
+        for kind in _SHARED:
+            if path := bundle.namespace_path(kind):
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                fds.append(fd)
+        yield tuple(fds)
