@@ -26,7 +26,7 @@ from lab.steps import LabError
 IDLE = "1s"
 WAKES = 20
 COLD_STARTS = 5
-_REST_S = 0.3
+_REST_S = 0.1
 """Between falling asleep and the next request, so that a wake-up is not a caught-up sleep."""
 
 
@@ -187,10 +187,9 @@ def _explain(error: Exception) -> str:
     """What went wrong, with what containerd and the shims said last."""
     detail = error.details() if isinstance(error, grpc.Call) else f"{type(error).__name__}: {error}"
     log = paths.NODE / "containerd.log"
-    said = [
-        line for line in log.read_text(errors="replace").splitlines() if "level=debug" not in line
-    ]
-    return "\n".join([f"the demo stopped: {detail}", f"the last lines of {log}:", *said[-8:]])
+    lines = log.read_text(errors="replace").splitlines()
+    said = [line for line in lines if "level=info" not in line and "level=debug" not in line]
+    return "\n".join([f"the demo stopped: {detail}", f"the last words in {log}:", *said[-8:]])
 
 
 def main() -> int:
