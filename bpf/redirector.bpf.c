@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/*
+ * Sends connections to a sleeping app to the activator, and records when an app was last used.
+ *
+ * Both programs run on every interface of the pod, lo included. Asleep, an opening packet to a
+ * tracked port has its port rewritten to the activator's, and the connection is remembered; its
+ * later packets follow, and the activator's answers get the app's port back on their way out,
+ * awake or asleep, until the connection is opened anew. Awake, a packet is only looked at: its
+ * port's time of last activity is stamped, and it passes.
+ *
+ * On lo a packet meets the egress program first, then the ingress program. Ingress changes
+ * destination ports only and egress source ports only, so none is changed twice.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "redirector.h"
+#include "parse.bpf.h"
+
+#define PASS -1 /* TCX_NEXT and TC_ACT_UNSPEC: the next program, if any, decides */
+#define DROP 2  /* TCX_DROP and TC_ACT_SHOT */
+#define LO   1  /* the kernel gives lo this index in every namespace */
+
+const volatile __u8 count_loopback = 0;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, ZP_MAX_PORTS);
+	__type(key, __be16);
+	__type(value, struct zp_port);
+} ports SEC(".maps");
+
+/* The activator's port → the app's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, ZP_MAX_PORTS);
+	__type(key, __be16);
+	__type(value, __be16);
+} listeners SEC(".maps");
+
+/* Connections → the activator's port they go to. User space removes those that have ended. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, ZP_MAX_FLOWS);
+	__type(key, struct zp_flow);
+	__type(value, __be16);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, ZP_COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+static __always_inline void count(__u32 which)
+{
+	__u64 *counter = bpf_map_lookup_elem(&counters, &which);
+
+	if (counter)
+		(*counter)++;
+}
+
+static __always_inline void touch(struct zp_port *port, struct __sk_buff *skb)
+{
+	if (skb->ifindex != LO || count_loopback)
+		port->last_activity_ns = bpf_ktime_get_ns();
+}
+
+/* Change one port and the checksum. A partial checksum has no ports in it and stays as it is. */
+static __always_inline int rewrite(struct __sk_buff *skb, __u32 tcp, __u32 field, __be16 before,
+				   __be16 after)
+{
+	if (bpf_l4_csum_replace(skb, tcp + ZP_TCP_CHECK, before, after, sizeof(after)) < 0 ||
+	    bpf_skb_store_bytes(skb, tcp + field, &after, sizeof(after), 0) < 0) {
+		count(ZP_COUNT_REWRITE_FAILED);
+		return DROP;
+	}
+	return PASS;
+}
+
+static __always_inline int to_activator(struct __sk_buff *skb, struct packet *packet,
+					__be16 activator_be)
+{
+	return rewrite(skb, packet->tcp, ZP_TCP_DEST, packet->dest_be, activator_be);
+}
+
+static __always_inline void flow_of(struct zp_flow *flow, const struct packet *packet)
+{
+	__builtin_memcpy(flow->remote, packet->source, 16);
+	__builtin_memcpy(flow->local, packet->dest, 16);
+	flow->remote_port_be = packet->source_be;
+	flow->local_port_be = packet->dest_be;
+}
+
+SEC("tc")
+int zp_ingress(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	struct zp_flow flow = {};
+	struct zp_port *port;
+	__be16 *activator_be;
+	__be16 asleep_be;
+	int r;
+
+	r = parse(skb, &packet);
+	if (r <= 0) {
+		if (r < 0)
+			count(-r);
+		return PASS;
+	}
+	port = bpf_map_lookup_elem(&ports, &packet.dest_be);
+	if (!port) {
+		if (!bpf_map_lookup_elem(&listeners, &packet.dest_be))
+			return PASS;
+		count(ZP_COUNT_DIRECT_DROPPED);
+		return DROP;
+	}
+	if (skb->mark == ZP_MARK)
+		return PASS;
+	flow_of(&flow, &packet);
+	if ((packet.flags & (ZP_FLAG_SYN | ZP_FLAG_ACK)) == ZP_FLAG_SYN) {
+		if (!port->asleep) {
+			if (bpf_map_delete_elem(&flows, &flow) == 0)
+				count(ZP_COUNT_FLOW_FORGOTTEN);
+			touch(port, skb);
+			return PASS;
+		}
+		asleep_be = port->activator_port_be;
+		if (bpf_map_update_elem(&flows, &flow, &asleep_be, BPF_ANY) < 0) {
+			count(ZP_COUNT_FLOWS_FULL);
+			return DROP; /* its retransmission finds room, or the app */
+		}
+		count(ZP_COUNT_REDIRECTED);
+		return to_activator(skb, &packet, asleep_be);
+	}
+	touch(port, skb);
+	activator_be = bpf_map_lookup_elem(&flows, &flow);
+	if (!activator_be)
+		return PASS;
+	count(ZP_COUNT_FLOW_IN);
+	return to_activator(skb, &packet, *activator_be);
+}
+
+SEC("tc")
+int zp_egress(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	struct zp_port *port;
+	__be16 *app_be;
+	int r;
+
+	r = parse(skb, &packet);
+	if (r <= 0) {
+		if (r < 0)
+			count(-r);
+		return PASS;
+	}
+	port = bpf_map_lookup_elem(&ports, &packet.source_be);
+	if (port) {
+		touch(port, skb);
+		return PASS;
+	}
+	app_be = bpf_map_lookup_elem(&listeners, &packet.source_be);
+	if (!app_be)
+		return PASS;
+	port = bpf_map_lookup_elem(&ports, app_be);
+	if (port)
+		touch(port, skb);
+	count(ZP_COUNT_FLOW_OUT);
+	return rewrite(skb, packet.tcp, ZP_TCP_SOURCE, packet.source_be, *app_be);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

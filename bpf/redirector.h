@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* What the BPF programs and csrc/redirector.c share: fixed-width types, sizes asserted. */
+#ifndef ZP_REDIRECTOR_H
+#define ZP_REDIRECTOR_H
+
+#include <linux/types.h>
+
+/* On the activator's own connections to the app: they are never redirected, never counted. */
+#define ZP_MARK 0x7a65726f
+
+/* A pod's tracked ports; more is refused when they are added. */
+#define ZP_MAX_PORTS 64
+
+/* Redirected connections that live at once, with room for the closing ones behind them. */
+#define ZP_MAX_FLOWS 4096
+
+struct zp_port {
+	__u64 last_activity_ns; /* CLOCK_MONOTONIC; 0: never */
+	__be16 activator_port_be;
+	__u8 asleep;
+	__u8 padding[5];
+};
+_Static_assert(sizeof(struct zp_port) == 16, "struct zp_port");
+
+/* A redirected connection. IPv4 addresses are mapped into IPv6. */
+struct zp_flow {
+	__u8 remote[16];
+	__u8 local[16];
+	__be16 remote_port_be;
+	__be16 local_port_be; /* the app's port, not the activator's */
+};
+_Static_assert(sizeof(struct zp_flow) == 36, "struct zp_flow");
+
+enum zp_counter {
+	ZP_COUNT_REDIRECTED,      /* opening packets sent to the activator */
+	ZP_COUNT_FLOW_IN,         /* later packets of redirected connections */
+	ZP_COUNT_FLOW_OUT,        /* answers of the activator */
+	ZP_COUNT_FLOW_FORGOTTEN,  /* opened anew while awake */
+	ZP_COUNT_FLOWS_FULL,      /* no room to remember a connection: passed on */
+	ZP_COUNT_DIRECT_DROPPED,  /* aimed at the activator's own port */
+	ZP_COUNT_FRAGMENT,        /* passed on: its ports cannot be seen or changed */
+	ZP_COUNT_MALFORMED,       /* passed on: a header that cannot be */
+	ZP_COUNT_UNKNOWN_HEADER,  /* passed on: an IPv6 extension header that is not known */
+	ZP_COUNT_REWRITE_FAILED,  /* dropped: half a rewrite must not pass */
+	ZP_COUNTERS,
+};
+
+#endif
