@@ -6,10 +6,19 @@ import hashlib
 import json
 import socket
 
+import pytest
+
 from lab import leaks, processes
 from lab.node import Node
 
-from .conftest import MakePod
+from .conftest import MakePod, use
+
+
+@pytest.fixture(scope="module")
+def used_node(node: Node) -> Node:
+    """A node on which the stock handler has been used: nothing here depends on zeropod."""
+    use(node, "runc")
+    return node
 
 
 def test_pod_runs_is_reached_and_leaves_nothing(no_leaks: None, make_pod: MakePod) -> None:
