@@ -1,0 +1,435 @@
+"""When a container falls asleep and how it comes back.
+
+The phases and the moves between them are the table of `phase.py`. The native activator fires the
+prepared restore itself; what it did arrives here as events. A dump is never interrupted, for a
+killed dump may kill the app: whoever wants something else waits for its end. A restore may be
+killed at any moment.
+
+The container's lock is held from the decision to dump to the armed plan, so that an exec, a kill or
+a delete never crosses it; a wake-up does not take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Final, Protocol
+
+from zeropod._fastpath._activator import Event, EventKind, RestorePlan
+from zeropod.activator import ports
+from zeropod.checkpoint import image
+from zeropod.checkpoint.engine import Engine, Stdio, Target
+from zeropod.checkpoint.fresh import FreshEngine
+from zeropod.checkpoint.image import ImageDir, ImageStore
+from zeropod.checkpoint.runc import RuncEngine
+from zeropod.config import Settings, StopAsleep
+from zeropod.container.disposition import Dispositions, Effect
+from zeropod.container.idle import IdleTimer
+from zeropod.container.phase import UP, Move, Phase, advance
+from zeropod.container.process import Init
+from zeropod.container.state import Verb
+from zeropod.container.wake import Trigger, Wake
+from zeropod.errors import ActivatorError, FailedPrecondition, RestoreFailed, ZeropodError
+from zeropod.oci.bundle import Bundle
+from zeropod.oci.reaper import Exit, Reaper
+
+if TYPE_CHECKING:
+    from zeropod.container.container import Container
+
+log = logging.getLogger(__name__)
+
+_LOST_STATUS: Final = 128
+_SIGKILL: Final = 9
+
+
+class Group(Trigger, Protocol):
+    """What is needed of `activator.PortGroup`."""
+
+    def hold(self) -> None: ...
+    def disarm(self) -> bool: ...
+    def awake(self) -> None: ...
+    def drop(self) -> None: ...
+    def close(self) -> None: ...
+    def last_activity_ns(self) -> int: ...
+
+
+class Sleeper(Protocol):
+    """What is needed of `Container`."""
+
+    id: str
+    bundle: Bundle
+    settings: Settings
+    init: Init
+    reaper: Reaper
+    lock: asyncio.Lock
+
+    def live_execs(self) -> list[str]: ...
+    def stdio_for_restore(self) -> Stdio: ...
+    def move(self, verb: Verb) -> None: ...
+    def adopt(self, pid: int) -> None: ...
+    def publish_exit(self, exit: Exit) -> None: ...
+
+
+FindPorts = Callable[[int], Awaitable[frozenset[int]]]
+OpenGroup = Callable[[frozenset[int], Callable[[Event], None]], Group]
+
+
+class Scaler:
+    """Of one container.
+
+    Args:
+        engine: dumps and restores; ``fresh`` starts anew where that has failed for good.
+        open_group: makes the activator's group of ports. Raises ActivatorError.
+        open_store: makes the container's image directory. Raises OSError.
+        find_ports: the listening ports of a process tree, once there are any.
+    """
+
+    def __init__(
+        self,
+        container: Sleeper,
+        engine: Engine,
+        fresh: Engine,
+        *,
+        open_group: OpenGroup,
+        open_store: Callable[[], ImageStore],
+        find_ports: FindPorts = ports.detect,
+    ) -> None:
+        self.engine = engine
+        self.phase = Phase.FINDING
+        self.counts: Counter[str] = Counter()
+        self.reason = "its ports are not known yet"
+        self._container = container
+        self._fresh = fresh
+        self._open_group = open_group
+        self._open_store = open_store
+        self._find_ports = find_ports
+        self._loop = asyncio.get_running_loop()
+        self._idle = IdleTimer(
+            self._loop,
+            container.settings.scaledown_duration_ns,
+            self._last_activity_ns,
+            self._on_idle,
+        )
+        self._group: Group | None = None
+        self._store: ImageStore | None = None
+        self._target: Target | None = None
+        self._images: ImageDir | None = None
+        self._plan: RestorePlan | None = None
+        self._wake: Wake | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._signals = Dispositions()
+        self._lost: RestoreFailed | None = None
+
+    # -- verbs of the container ----------------------------------------------------------------
+
+    def started(self) -> None:
+        """The container runs: find its ports, then watch them."""
+        self._own(self._find(), "find ports")
+
+    def ended(self) -> None:
+        """The container has ended, whatever the reason. Idempotent."""
+        self._idle.stop()
+        if self.phase is Phase.FINDING:
+            self._cancel_tasks()
+        self._advance(Move.END)
+        if self._group is not None:
+            self._group.drop()
+            self._group.close()
+            self._group = None
+
+    async def ensure_awake(self, cause: str) -> None:
+        """Returns when the processes run; restores them where they do not.
+
+        Raises:
+            RestoreFailed: they could not be restored, and the container has ended.
+            FailedPrecondition: it had ended before.
+        """
+        while self.phase not in UP:
+            if self.phase is Phase.ENDED:
+                if self._lost is not None:
+                    raise self._lost
+                raise FailedPrecondition(f"container {self._container.id} has ended")
+            if self.phase is Phase.ASLEEP and self._group is not None:
+                log.info("%s: woken by %s", self._container.id, cause)
+                self._group.wake()
+            await self._next()
+
+    def inhibit(self, reason: str, *, counts: bool = False) -> AbstractContextManager[None]:
+        """No scale-down meanwhile. ``counts``: its end is activity."""
+        return self._idle.inhibit(reason, counts=counts)
+
+    async def kill_asleep(self, number: int) -> Exit | None:
+        """A signal for a container that may be asleep.
+
+        Returns how the container ended by it, or None: then it is to be delivered if the container
+        runs, and is lost on it if it sleeps.
+        """
+        while self.phase is Phase.DUMPING or (self.phase is Phase.WAKING and number != _SIGKILL):
+            await self._next()
+        if self.phase is Phase.WAKING:
+            await self._abandon()
+            return self._exit_by(number)
+        if self.phase is not Phase.ASLEEP:
+            return None
+        effect = self._signals.effect(number) if number > 0 else Effect.IGNORED
+        settings = self._container.settings
+        if effect is Effect.HANDLED and not (
+            number == 15 and settings.stop_asleep is StopAsleep.DISCARD
+        ):
+            with contextlib.suppress(RestoreFailed, FailedPrecondition):
+                await self.ensure_awake(f"signal {number}")
+            return None
+        if effect is Effect.IGNORED:
+            return None
+        await self._abandon()
+        return self._exit_by(number)
+
+    async def close(self) -> None:
+        """Delete or the shim's end, at any moment. Leaves no process, directory or descriptor."""
+        while self.phase is Phase.DUMPING:
+            await self._next()
+        await self._abandon()
+        self.ended()
+        if tasks := self._cancel_tasks():
+            await asyncio.wait(tasks)
+        if self._store is not None:
+            self._store.close()
+
+    # -- falling asleep ------------------------------------------------------------------------
+
+    async def _find(self) -> None:
+        container = self._container
+        try:
+            known = container.settings.ports
+            found = frozenset(known) if known else await self._find_ports(container.init.live_pid)
+            self._group = self._open_group(found, self._on_event)
+        except (ActivatorError, OSError) as error:
+            self.reason = str(error)
+            self._advance(Move.REFUSED)
+            log.error("%s: is not scaled: %s", container.id, error)
+            return
+        self.reason = ""
+        self._advance(Move.PORTS)
+        self._idle.touch()
+        self._idle.start()
+
+    def _on_idle(self) -> None:
+        self._own(self._fall_asleep(), "scale down")
+
+    def _last_activity_ns(self) -> int:
+        return self._group.last_activity_ns() if self._group is not None else 0
+
+    async def _fall_asleep(self) -> None:
+        container = self._container
+        async with container.lock:
+            if self.phase is not Phase.AWAKE or self._group is None:
+                return
+            if not self._idle.is_due:
+                self._idle.start()
+                return
+            self._idle.stop()
+            container.move(Verb.SCALE_DOWN)
+            self._advance(Move.IDLE)
+            started_ns = time.monotonic_ns()
+            try:
+                self._group.hold()
+                await self._dump()
+            except (ZeropodError, OSError) as error:
+                self._dump_failed(error)
+                return
+            self._idle.forget_backoff()
+            self.counts["checkpoints"] += 1
+            container.move(Verb.ASLEEP)
+            self._advance(Move.DUMPED)
+            self._prepare()
+            took_ms = (time.monotonic_ns() - started_ns) / 1e6
+            size = self._images.size_bytes if self._images else 0
+            log.info("%s: asleep after %.0f ms, %.1f MiB", container.id, took_ms, size / 2**20)
+
+    async def _dump(self) -> None:
+        container = self._container
+        pid = container.init.live_pid
+        self._signals = Dispositions.of(pid)
+        self._target = Target.of(container.id, container.bundle, pid)
+        if self._store is None:
+            self._store = self._open_store()
+        self._images = self._store.new(self._target.owner)
+        await self.engine.checkpoint(self._target, self._images)
+
+    def _dump_failed(self, error: Exception) -> None:
+        self.counts["checkpoint_errors"] += 1
+        if self._images is not None:
+            self._images.discard()
+            self._images = None
+        tail = "".join(f"\n  criu: {line}" for line in getattr(error, "log_tail", ()))
+        log.error("%s: stays awake: %s%s", self._container.id, error, tail)
+        if self._group is not None:
+            self._group.awake()
+        self._advance(Move.DUMP_FAILED)
+        self._idle.back_off()
+        self._idle.start()
+        self._container.move(Verb.AWAKE)
+
+    def _prepare(self) -> None:
+        """Compute all that a wake-up needs and hand it to the activator."""
+        assert self._target and self._images and self._group
+        try:
+            stdio = self._container.stdio_for_restore()
+            self._plan = self.engine.plan(self._target, self._images, stdio)
+        except (ZeropodError, OSError) as error:
+            self._begin_wake().failed(RestoreFailed(f"restore {self._container.id}: {error}"))
+            return
+        self._group.arm(self._plan)
+
+    # -- waking --------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        if event.kind in (EventKind.FIRED, EventKind.FIRE_FAILED):
+            wake = self._begin_wake() if self.phase is Phase.ASLEEP else self._wake
+            if wake is None:
+                log.error("%s: %s while %s", self._container.id, event, self.phase.value)
+            elif event.kind is EventKind.FIRED:
+                wake.fired(event.pid)
+            else:
+                wake.fire_failed(event.value)
+        elif event.kind is EventKind.CONNECT_TIMEOUT:
+            text = "%s: %d connections given up: it did not listen again in time"
+            log.warning(text, self._container.id, event.value)
+
+    def _begin_wake(self) -> Wake:
+        assert self._target and self._images and self._group and self._store
+        self._container.move(Verb.RESTORE)
+        self._advance(Move.FIRED)
+        self._wake = Wake(
+            self._target,
+            self._images,
+            self._container.stdio_for_restore(),
+            engine=self.engine,
+            fresh=self._fresh,
+            trigger=self._group,
+            policy=self._container.settings.restore_failure,
+            keep=self._keep,
+        )
+        # From now on until the new init is known, no zombie may be swept that could be it.
+        hold = contextlib.ExitStack()
+        hold.enter_context(self._container.reaper.command())
+        self._own(self._wake_up(self._wake, hold), "wake")
+        return self._wake
+
+    async def _wake_up(self, wake: Wake, hold: contextlib.ExitStack) -> None:
+        container = self._container
+        started_ns = time.monotonic_ns()
+        with hold:
+            try:
+                pid = await wake.run()
+            except RestoreFailed as error:
+                self._lost = error
+                self._advance(Move.LOST)
+                container.publish_exit(Exit(_LOST_STATUS, time.time_ns()))
+                return
+            finally:
+                self._wake = None
+                self.counts["restore_errors"] += len(wake.errors)
+                self._close_plan()
+            container.adopt(pid)
+            container.move(Verb.AWAKE)
+        if self._group is not None:
+            self._group.awake()
+        took_ms = (time.monotonic_ns() - started_ns) / 1e6
+        self.counts["restores"] += 1
+        self._discard()
+        self._advance(Move.RESTORED)
+        self._idle.touch()
+        self._idle.start()
+        log.info("%s: awake as process %d after %.0f ms", container.id, pid, took_ms)
+
+    async def _abandon(self) -> None:
+        """Give up the sleep and all that belongs to it. Returns when nothing of it lives."""
+        if self.phase is Phase.ASLEEP and self._group is not None and not self._group.disarm():
+            await self._next()  # it has fired: the event is on the way
+        if self._wake is not None:
+            self._wake.cancel()
+            await self._wake.over()
+        if self._group is not None and self.phase in (Phase.ASLEEP, Phase.WAKING):
+            self._group.drop()
+        self._close_plan()
+        self._discard()
+
+    def _keep(self, images: ImageDir) -> None:
+        """Images that could not be restored."""
+        if self._store is not None and images.size_bytes:
+            kept = self._store.keep_failed(images)
+            log.error(
+                "%s: images are kept in %s", self._container.id, kept or "no place: too large"
+            )
+
+    def _discard(self) -> None:
+        if self._images is not None:
+            self._images.discard()
+            self._images = None
+
+    def _close_plan(self) -> None:
+        if self._plan is not None:
+            self._plan.close()
+            self._plan = None
+
+    # -- the machine ---------------------------------------------------------------------------
+
+    def _advance(self, what: Move) -> None:
+        self.phase = advance(self.phase, what)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _next(self) -> None:
+        """Returns after the next move."""
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _own(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = self._loop.create_task(work, name=f"{name} {self._container.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _cancel_tasks(self) -> list[asyncio.Task[None]]:
+        """Cancel those that are under way, but for the one that asks. Returns them."""
+        others = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        return others
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("task %s failed", task.get_name(), exc_info=error)
+
+    @staticmethod
+    def _exit_by(number: int) -> Exit:
+        return Exit(128 + number, time.time_ns())
+
+
+def make_scaler(container: Container) -> Scaler:
+    """A scaler with the engines and the activator of the container's pod."""
+    pod = container.pod
+    fresh = FreshEngine(container.runtime, container.reaper)
+    engine: Engine = fresh
+    if not container.settings.disable_checkpointing:
+        engine = RuncEngine(container.runtime, container.reaper, container.bundle)
+
+    def open_group(found: frozenset[int], on_event: Callable[[Event], None]) -> Group:
+        activator = pod.activator(container.netns)
+        return activator.add(sorted(found), container.settings, on_event)
+
+    def open_store() -> ImageStore:
+        image.sweep(pod.node.image_root)
+        return ImageStore.open(pod.node.image_root, f"{pod.namespace}.{container.id}")
+
+    return Scaler(container, engine, fresh, open_group=open_group, open_store=open_store)
