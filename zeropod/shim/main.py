@@ -54,7 +54,8 @@ def run(connection: socket.socket, serve: Serve) -> int:
         return 1
     except Exception as error:
         text = str(error) if isinstance(error, ZeropodError) else f"{type(error).__name__}: {error}"
-        _log.exception("%s", text)
+        if logging.root.handlers:  # the shim's own log; before that the answer has to say it all
+            _log.exception("%s", text)
         channel.answer(f"{NAME}: {text}\n".encode(), code=1)
         return 1
     finally:

@@ -1,0 +1,71 @@
+"""`delete` alone, after everything has died."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from tests.package.node import Node
+from zeropod.api.task_pb2 import DeleteResponse
+
+
+def fake_runtime(folder: Path) -> Path:
+    """Notes how it was called."""
+    file = folder / "runtime"
+    file.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\n')
+    file.chmod(0o755)
+    return file
+
+
+def test_delete_cleans_up_after_a_killed_shim(stub_node: Node, tmp_path: Path) -> None:
+    socket_path = stub_node.start("a")
+    bundle = stub_node.bundles / "a"
+    (pid,) = stub_node.shims()
+    stub_node.kill(pid)
+    note = {"binary_name": str(fake_runtime(tmp_path)), "root": "/run/r", "systemd_cgroup": True}
+    (bundle / "runtime.json").write_text(json.dumps(note))
+    (bundle / "init.pid").write_text("4711")
+    (bundle / "rootfs").mkdir()
+    holder = ["nsenter", "-t", str(stub_node.holder), "-m"]
+    subprocess.run([*holder, "mount", "-t", "tmpfs", "t", bundle / "rootfs"], check=True)
+    mark = {**os.environ, "ZEROPOD_SHIM": socket_path.name}
+    helper = subprocess.Popen(["sleep", "1000"], env=mark)
+    before = time.time_ns()
+
+    response = DeleteResponse.FromString(stub_node.call("delete", "a"))
+
+    assert (response.pid, response.exit_status) == (4711, 137)
+    assert before <= response.exited_at.ToNanoseconds() <= time.time_ns()
+    assert (tmp_path / "calls").read_text() == (
+        "--root /run/r/test --systemd-cgroup delete --force a\n"
+    )
+    assert helper.wait(10) == -9
+    assert not socket_path.exists()
+    mounts = Path(f"/proc/{stub_node.holder}/mounts").read_text()
+    assert str(bundle) not in mounts
+
+
+def test_delete_leaves_a_living_shim_of_the_group_alone(stub_node: Node, tmp_path: Path) -> None:
+    socket_path = stub_node.start("a")
+    mark = {**os.environ, "ZEROPOD_SHIM": socket_path.name}
+    helper = subprocess.Popen(["sleep", "1000"], env=mark)
+    note = {"binary_name": str(fake_runtime(tmp_path))}
+    (stub_node.bundles / "a/runtime.json").write_text(json.dumps(note))
+    stub_node.call("delete", "a")
+    assert socket_path.exists()
+    assert helper.poll() is None
+    helper.kill()
+    helper.wait()
+    assert list(stub_node.shims().values()) == ["a"]
+
+
+def test_delete_without_anything_answers(stub_node: Node, tmp_path: Path) -> None:
+    """No shim, no state, no mount: containerd may call it more than once."""
+    note = {"binary_name": str(fake_runtime(tmp_path))}
+    (stub_node.bundle("a") / "runtime.json").write_text(json.dumps(note))
+    for zygote in ("on", "off"):
+        out = stub_node.call("delete", "a", ZEROPOD_ZYGOTE=zygote)
+        assert DeleteResponse.FromString(out).exit_status == 137
