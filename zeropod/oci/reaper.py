@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from zeropod._fastpath._spawn import spawn
@@ -62,11 +63,12 @@ class Reaper:
         self._pidfds: dict[int, int] = {}
         self._foreign: set[int] = set()
         self._under_way = 0
-        loop.add_signal_handler(signal.SIGCHLD, self._on_sigchld)
+        # Not loop.add_signal_handler: uvloop keeps SIGCHLD from everybody else.
+        signal.signal(signal.SIGCHLD, self._interrupted)
 
     def close(self) -> None:
         """Watch nothing any more. Idempotent."""
-        self._loop.remove_signal_handler(signal.SIGCHLD)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for pid in tuple(self._pidfds):
             self._unwatch(pid)
         for future in self._watched.values():
@@ -197,6 +199,9 @@ class Reaper:
         self._foreign.discard(pid)
         if future is not None and not future.done():
             future.set_result(exit_of(info))
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._on_sigchld)
 
     def _on_sigchld(self) -> None:
         for pid in tuple(self._foreign):
