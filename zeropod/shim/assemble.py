@@ -16,6 +16,7 @@ import uvloop
 
 from zeropod.config import NodeSettings
 from zeropod.container.pod import Pod
+from zeropod.container.scaler import make_scaler
 from zeropod.shim.main import Shim
 from zeropod.task.events import Publisher
 from zeropod.task.registry import Registry
@@ -49,6 +50,7 @@ async def _serve(shim: Shim, ready: Callable[[], None]) -> None:
         namespace=shim.invocation.namespace,
         node=NodeSettings.load(),
         emit=publisher.publish,
+        make_scaler=make_scaler,
     )
     server = Server(TaskService(pod, registry, stop.set).handlers())
     await server.serve(shim.socket.listening)
