@@ -296,8 +296,7 @@ void zp_redirector_forget_flow(struct zp_redirector *redirector, const struct zp
 }
 
 /* zp_redirector_counter() - one counter, summed over the CPUs. Return: 0 or -errno. */
-int zp_redirector_counter(struct zp_redirector *redirector, unsigned int which,
-			  uint64_t *ret_value)
+int zp_redirector_counter(struct zp_redirector *redirector, unsigned int which, uint64_t *ret_value)
 {
 	uint64_t *values, sum = 0;
 	int cpu, r;

@@ -22,11 +22,9 @@ int zp_redirector_init(struct zp_redirector *redirector, const char *object, int
 		       bool count_loopback, bool force_clsact, const char **ret_step);
 void zp_redirector_deinit(struct zp_redirector *redirector, int netns_fd);
 int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator);
-void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port,
-			       uint16_t activator);
+void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator);
 int zp_redirector_set_asleep(struct zp_redirector *redirector, uint16_t port, bool asleep);
-int zp_redirector_last_activity(struct zp_redirector *redirector, uint16_t port,
-				uint64_t *ret_ns);
+int zp_redirector_last_activity(struct zp_redirector *redirector, uint16_t port, uint64_t *ret_ns);
 void zp_redirector_forget_flow(struct zp_redirector *redirector, const struct zp_flow *flow);
 int zp_redirector_counter(struct zp_redirector *redirector, unsigned int which,
 			  uint64_t *ret_value);

@@ -9,7 +9,7 @@
 /* A restore that only needs to be fired. Owns copies of all it holds. */
 struct zp_plan {
 	struct zp_command command;
-	char *ready_dir;  /* a file that appears here … */
+	char *ready_dir; /* a file that appears here … */
 	char *ready_name; /* … by this name says that the processes run; NULL: only zp_…_awake() */
 	int references;
 };

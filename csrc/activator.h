@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The native activator of one pod: what Python sees of it. */
+#ifndef ZP_ACTIVATOR_H
+#define ZP_ACTIVATOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "restore.h"
+
+struct zp_activator;
+
+enum zp_event_kind {
+	ZP_EVENT_FIRED = 1,	      /* pid; value: enum zp_cause */
+	ZP_EVENT_FIRE_FAILED = 2,     /* value: errno */
+	ZP_EVENT_READY = 3,	      /* the app listens, the redirect is off */
+	ZP_EVENT_CONNECT_TIMEOUT = 4, /* value: connections given up */
+	ZP_EVENT_PENDING = 5,	      /* the first connection that waits in HOLDING */
+	ZP_EVENT_FIRST_BYTE = 6,      /* the first byte to a client after a wake */
+};
+
+enum zp_cause {
+	ZP_CAUSE_CONNECTION = 1,
+	ZP_CAUSE_REQUEST = 2,
+};
+
+struct zp_event {
+	int kind, group;
+	int64_t pid;
+	uint64_t at_ns; /* CLOCK_MONOTONIC */
+	int64_t value;
+};
+
+struct zp_group_options {
+	bool probe_detection;
+	uint32_t probe_buffer_size;
+	uint64_t connect_timeout_ns, proxy_timeout_ns;
+};
+
+struct zp_group_stats {
+	uint64_t held, spliced, connections, probes, wakes, refused;
+};
+
+int zp_activator_new(int netns_fd, const char *bpf_object, bool count_loopback, bool force_clsact,
+		     struct zp_activator **ret_activator, const char **ret_step);
+void zp_activator_free(struct zp_activator *activator);
+int zp_activator_event_fd(const struct zp_activator *activator);
+size_t zp_activator_events(struct zp_activator *activator, struct zp_event *events, size_t room);
+int zp_activator_counter(struct zp_activator *activator, unsigned int which, uint64_t *ret_value);
+
+int zp_group_add(struct zp_activator *activator, const uint16_t *ports, size_t count,
+		 const struct zp_group_options *options, int *ret_group);
+int zp_group_remove(struct zp_activator *activator, int group);
+int zp_group_hold(struct zp_activator *activator, int group);
+int zp_group_arm(struct zp_activator *activator, int group, struct zp_plan *plan);
+int zp_group_wake(struct zp_activator *activator, int group);
+int zp_group_disarm(struct zp_activator *activator, int group);
+int zp_group_awake(struct zp_activator *activator, int group);
+int zp_group_drop(struct zp_activator *activator, int group);
+int zp_group_last_activity(struct zp_activator *activator, int group, uint64_t *ret_ns);
+int zp_group_stats(struct zp_activator *activator, int group, struct zp_group_stats *ret_stats);
+
+#endif

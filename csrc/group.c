@@ -1,0 +1,562 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The ports of one container and what happens to their connections; the states stand in
+ * internal.h. Every verb takes the activator's lock; which verb is allowed in which state is the
+ * table `allowed`.
+ *
+ * While CONNECTING, each port is asked for at the kernel (sock_diag): when it listens its redirect
+ * goes off, and as many held connections are connected as its accept queue has room for, an eighth
+ * left free for those that now come straight. The question is repeated while something is missing,
+ * every 1 to 10 ms.
+ */
+#define _GNU_SOURCE
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/inotify.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "netns.h"
+
+#define LISTEN_BACKLOG	4096
+#define UNKNOWN_BACKLOG 128
+
+enum verb { VERB_HOLD, VERB_ARM, VERB_FIRE, VERB_DISARM, VERB_AWAKE, VERB_DROP, VERBS };
+
+#define BIT(state) (1u << (state))
+#define ANY	   (BIT(ZP_GROUP_STATES) - 1)
+
+static const unsigned int allowed[VERBS] = {
+	[VERB_HOLD] = BIT(ZP_GROUP_AWAKE) | BIT(ZP_GROUP_HOLDING) | BIT(ZP_GROUP_CONNECTING) |
+		      BIT(ZP_GROUP_DROPPED),
+	[VERB_ARM] = BIT(ZP_GROUP_HOLDING) | BIT(ZP_GROUP_FIRED),
+	[VERB_FIRE] = BIT(ZP_GROUP_ARMED),
+	[VERB_DISARM] = BIT(ZP_GROUP_ARMED),
+	[VERB_AWAKE] = BIT(ZP_GROUP_AWAKE) | BIT(ZP_GROUP_HOLDING) | BIT(ZP_GROUP_ARMED) |
+		       BIT(ZP_GROUP_FIRED) | BIT(ZP_GROUP_CONNECTING),
+	[VERB_DROP] = ANY,
+};
+
+static bool may(const struct zp_group *group, enum verb verb)
+{
+	return allowed[verb] & BIT(group->state);
+}
+
+/* Return: the group with the lock taken, or NULL without it. */
+static struct zp_group *lock_group(struct zp_activator *activator, int number)
+{
+	struct zp_group *group = NULL;
+
+	pthread_mutex_lock(&activator->lock);
+	if (number >= 0 && number < ZP_MAX_GROUPS)
+		group = activator->groups[number];
+	if (!group)
+		pthread_mutex_unlock(&activator->lock);
+	return group;
+}
+
+/* For every connection of a group, newest last; @conn may be closed in the body. */
+#define FOR_EACH_CONN(conn, owner)                                                                 \
+	TAILQ_FOREACH(conn, &(owner)->activator->conns, link)                                      \
+	if ((conn)->port->group == (owner) && !(conn)->dead)
+
+static bool any_held(struct zp_group *group)
+{
+	struct zp_conn *conn;
+
+	FOR_EACH_CONN(conn, group)
+	if (conn->state == ZP_HELD)
+		return true;
+	return false;
+}
+
+static int redirect(struct zp_group *group, bool on)
+{
+	size_t i;
+	int r = 0;
+
+	for (i = 0; i < group->port_count && r == 0; i++) {
+		r = zp_redirector_set_asleep(&group->activator->redirector, group->ports[i].port,
+					     on);
+		group->ports[i].up = !on;
+	}
+	return r;
+}
+
+static void forget_plan(struct zp_group *group)
+{
+	if (group->watch >= 0)
+		inotify_rm_watch(group->activator->inotify_fd, group->watch);
+	group->watch = -1;
+	zp_plan_unref(group->plan);
+	group->plan = NULL;
+}
+
+static int fire(struct zp_group *group, enum zp_cause cause)
+{
+	pid_t pid;
+	int r;
+
+	group->state = ZP_GROUP_FIRED;
+	group->first_byte_due = true;
+	group->stats.wakes++;
+	r = zp_plan_fire(group->plan, &pid);
+	if (r < 0)
+		zp_tell(group, ZP_EVENT_FIRE_FAILED, 0, -r);
+	else
+		zp_tell(group, ZP_EVENT_FIRED, pid, cause);
+	return r;
+}
+
+static void start_connecting(struct zp_group *group)
+{
+	forget_plan(group);
+	group->state = ZP_GROUP_CONNECTING;
+	group->retry_ns = zp_now_ns();
+	group->deadline_ns = group->retry_ns + group->options.connect_timeout_ns;
+	group->retry_step_ns = ZP_RETRY_MIN;
+	group->ready_told = false;
+	group->pending_told = false;
+}
+
+static void ready(struct zp_group *group)
+{
+	if (!group->ready_told)
+		zp_tell(group, ZP_EVENT_READY, 0, 0);
+	group->ready_told = true;
+}
+
+static long room(struct zp_port_entry *port, const struct zp_listener *listener)
+{
+	long backlog = listener->backlog, busy = (long)listener->queued + port->connecting;
+
+	if (busy == 0)
+		return backlog > 8 ? backlog - backlog / 8 : 1;
+	return backlog - backlog / 8 - busy;
+}
+
+static void connect_port(struct zp_group *group, struct zp_port_entry *port)
+{
+	struct zp_activator *activator = group->activator;
+	struct zp_listener listener;
+	struct zp_conn *conn;
+	long left;
+
+	if (zp_diag_listener(activator->diag_fd, port->port, &listener) < 0)
+		listener = (struct zp_listener){.sockets = 1, .backlog = UNKNOWN_BACKLOG};
+	if (listener.sockets == 0)
+		return;
+	if (!port->up) {
+		zp_redirector_set_asleep(&activator->redirector, port->port, false);
+		port->up = true;
+	}
+	left = room(port, &listener);
+	FOR_EACH_CONN(conn, group)
+	{
+		if (left <= 0)
+			return;
+		if (conn->port != port || conn->state != ZP_HELD)
+			continue;
+		zp_conn_connect(conn);
+		left--;
+	}
+}
+
+static void give_up(struct zp_group *group)
+{
+	struct zp_conn *conn;
+	int64_t count = 0;
+
+	FOR_EACH_CONN(conn, group)
+	{
+		if (conn->state != ZP_HELD && conn->state != ZP_CONNECTING)
+			continue;
+		zp_conn_close(conn, true);
+		count++;
+	}
+	if (count)
+		zp_tell(group, ZP_EVENT_CONNECT_TIMEOUT, 0, count);
+	group->stats.refused += (uint64_t)count;
+	redirect(group, false);
+	group->state = ZP_GROUP_AWAKE;
+	ready(group);
+}
+
+/* zp_group_tick() - go on with connecting, when it is time. */
+void zp_group_tick(struct zp_group *group, uint64_t now_ns)
+{
+	bool all_up = true;
+	size_t i;
+
+	if (group->state != ZP_GROUP_CONNECTING || now_ns < group->retry_ns)
+		return;
+	for (i = 0; i < group->port_count; i++) {
+		connect_port(group, &group->ports[i]);
+		all_up = all_up && group->ports[i].up;
+	}
+	if (all_up) {
+		ready(group);
+		if (!any_held(group)) {
+			group->state = ZP_GROUP_AWAKE;
+			return;
+		}
+	}
+	if (now_ns >= group->deadline_ns) {
+		give_up(group);
+		return;
+	}
+	group->retry_ns = now_ns + group->retry_step_ns;
+	if (group->retry_step_ns < ZP_RETRY_MAX)
+		group->retry_step_ns *= 2;
+	if (group->retry_step_ns > ZP_RETRY_MAX)
+		group->retry_step_ns = ZP_RETRY_MAX;
+}
+
+/* zp_group_due() - when zp_group_tick() wants to be called next. */
+uint64_t zp_group_due(const struct zp_group *group)
+{
+	return group->state == ZP_GROUP_CONNECTING ? group->retry_ns : ZP_NEVER;
+}
+
+/* zp_group_user() - a connection has turned out to be a user's. */
+void zp_group_user(struct zp_group *group, struct zp_conn *conn)
+{
+	switch (group->state) {
+	case ZP_GROUP_HOLDING:
+		if (!group->pending_told)
+			zp_tell(group, ZP_EVENT_PENDING, 0, 0);
+		group->pending_told = true;
+		break;
+	case ZP_GROUP_ARMED:
+		fire(group, ZP_CAUSE_CONNECTION);
+		break;
+	case ZP_GROUP_FIRED:
+		break;
+	case ZP_GROUP_CONNECTING:
+		group->retry_ns = zp_now_ns();
+		break;
+	case ZP_GROUP_AWAKE: /* redirected just before the redirect went off */
+		start_connecting(group);
+		group->ready_told = true;
+		break;
+	default:
+		group->stats.refused++;
+		zp_conn_close(conn, true);
+		break;
+	}
+}
+
+/* zp_group_ready() - a file appeared in a watched directory. */
+void zp_group_ready(struct zp_activator *activator, int watch, const char *name)
+{
+	struct zp_group *group;
+	int i;
+
+	for (i = 0; i < ZP_MAX_GROUPS; i++) {
+		group = activator->groups[i];
+		if (!group || group->state != ZP_GROUP_FIRED || group->watch != watch)
+			continue;
+		if (group->plan && group->plan->ready_name &&
+		    strcmp(group->plan->ready_name, name) == 0)
+			start_connecting(group);
+	}
+}
+
+static int listen_dual(struct zp_group *group, int family, int *ret_fd)
+{
+	struct sockaddr_storage address = {.ss_family = (sa_family_t)family};
+	socklen_t size =
+		family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+	int fd, zero = 0, r;
+
+	r = zp_netns_socket(group->activator->netns_fd, family, SOCK_STREAM | SOCK_NONBLOCK, 0,
+			    &fd);
+	if (r < 0)
+		return r;
+	if (family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
+	if (bind(fd, (struct sockaddr *)&address, size) < 0 || listen(fd, LISTEN_BACKLOG) < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+static int port_init(struct zp_group *group, uint16_t number)
+{
+	struct zp_port_entry *port = &group->ports[group->port_count];
+	struct zp_activator *activator = group->activator;
+	struct sockaddr_in6 address;
+	socklen_t size = sizeof(address);
+	int r;
+
+	*port = (struct zp_port_entry){
+		.source = {ZP_SOURCE_PORT}, .group = group, .port = number, .up = true};
+	r = listen_dual(group, AF_INET6, &port->listen_fd);
+	if (r < 0) /* a node without IPv6 */
+		r = listen_dual(group, AF_INET, &port->listen_fd);
+	if (r < 0)
+		return r;
+	if (getsockname(port->listen_fd, (struct sockaddr *)&address, &size) < 0) {
+		r = -errno;
+		goto fail;
+	}
+	port->activator_port = ntohs(address.sin6_port); /* the same place in both families */
+	r = zp_watch(activator, port->listen_fd, EPOLLIN | EPOLLET, &port->source);
+	if (r == 0)
+		r = zp_redirector_add_port(&activator->redirector, number, port->activator_port);
+	if (r < 0)
+		goto fail;
+	group->port_count++;
+	return 0;
+fail:
+	close(port->listen_fd);
+	return r;
+}
+
+/* Close what a group has in the kernel; its memory stays until no event can name it. */
+static void group_deinit(struct zp_group *group)
+{
+	struct zp_conn *conn;
+	size_t i;
+
+	FOR_EACH_CONN(conn, group)
+	zp_conn_close(conn, true);
+	for (i = 0; i < group->port_count; i++) {
+		zp_redirector_remove_port(&group->activator->redirector, group->ports[i].port,
+					  group->ports[i].activator_port);
+		close(group->ports[i].listen_fd);
+	}
+	forget_plan(group);
+	group->removed = true;
+	group->activator->any_removed = true;
+}
+
+/* zp_group_free() - the memory of a group that was removed. */
+void zp_group_free(struct zp_group *group)
+{
+	if (!group->removed)
+		group_deinit(group);
+	zp_conn_sweep(group->activator);
+	group->activator->groups[group->number] = NULL;
+	free(group);
+}
+
+/*
+ * zp_group_add() - track ports, awake
+ *
+ * Return: 0 with the group's number, -EEXIST for a port that is tracked, -E2BIG for too many
+ * ports or groups, or another -errno; nothing is tracked then.
+ */
+int zp_group_add(struct zp_activator *activator, const uint16_t *ports, size_t count,
+		 const struct zp_group_options *options, int *ret_group)
+{
+	struct zp_group *group;
+	size_t i;
+	int number = 0, r = 0;
+
+	if (count == 0 || count > ZP_MAX_PORTS)
+		return -E2BIG;
+	group = calloc(1, sizeof(*group));
+	if (!group)
+		return -ENOMEM;
+	pthread_mutex_lock(&activator->lock);
+	while (number < ZP_MAX_GROUPS && activator->groups[number])
+		number++;
+	group->activator = activator;
+	group->options = *options;
+	group->watch = -1;
+	group->number = number;
+	if (number == ZP_MAX_GROUPS) {
+		r = -E2BIG;
+		free(group);
+	} else {
+		activator->groups[number] = group;
+		for (i = 0; i < count && r == 0; i++)
+			r = port_init(group, ports[i]);
+		if (r < 0) {
+			group_deinit(group);
+			zp_kick(activator);
+		}
+	}
+	pthread_mutex_unlock(&activator->lock);
+	if (r == 0)
+		*ret_group = number;
+	return r;
+}
+
+int zp_group_remove(struct zp_activator *activator, int number)
+{
+	struct zp_group *group = lock_group(activator, number);
+
+	if (!group)
+		return -ENOENT;
+	if (!group->removed)
+		group_deinit(group);
+	zp_kick(activator);
+	pthread_mutex_unlock(&activator->lock);
+	return 0;
+}
+
+/* Return: what @verb gave, -ENOENT without such a group, -EINVAL where its state forbids it. */
+static int act(struct zp_activator *activator, int number, enum verb verb,
+	       int (*action)(struct zp_group *group, void *argument), void *argument)
+{
+	struct zp_group *group = lock_group(activator, number);
+	int r = -EINVAL;
+
+	if (!group)
+		return -ENOENT;
+	if (group->removed)
+		r = -ENOENT;
+	else if (may(group, verb))
+		r = action(group, argument);
+	zp_kick(activator);
+	pthread_mutex_unlock(&activator->lock);
+	return r;
+}
+
+static int hold(struct zp_group *group, void *argument)
+{
+	(void)argument;
+	group->state = ZP_GROUP_HOLDING;
+	group->pending_told = false;
+	return redirect(group, true);
+}
+
+static int arm(struct zp_group *group, void *argument)
+{
+	struct zp_plan *plan = argument;
+	int watch = -1;
+
+	if (plan->ready_dir) {
+		watch = inotify_add_watch(group->activator->inotify_fd, plan->ready_dir,
+					  IN_CREATE | IN_MOVED_TO | IN_CLOSE_WRITE | IN_ONLYDIR);
+		if (watch < 0)
+			return -errno;
+	}
+	if (group->watch != watch)
+		forget_plan(group);
+	else
+		zp_plan_unref(group->plan);
+	group->plan = zp_plan_ref(plan);
+	group->watch = watch;
+	group->state = ZP_GROUP_ARMED;
+	if (!any_held(group))
+		return 0;
+	fire(group, ZP_CAUSE_CONNECTION);
+	return 1;
+}
+
+static int wake(struct zp_group *group, void *argument)
+{
+	(void)argument;
+	fire(group, ZP_CAUSE_REQUEST);
+	return 1;
+}
+
+static int disarm(struct zp_group *group, void *argument)
+{
+	(void)argument;
+	forget_plan(group);
+	group->state = ZP_GROUP_HOLDING;
+	return 1;
+}
+
+static int awake(struct zp_group *group, void *argument)
+{
+	(void)argument;
+	if (group->state != ZP_GROUP_CONNECTING && group->state != ZP_GROUP_AWAKE)
+		start_connecting(group);
+	return 0;
+}
+
+static int drop(struct zp_group *group, void *argument)
+{
+	struct zp_conn *conn;
+
+	(void)argument;
+	forget_plan(group);
+	FOR_EACH_CONN(conn, group)
+	if (conn->state != ZP_SPLICING)
+		zp_conn_close(conn, true);
+	group->state = ZP_GROUP_DROPPED;
+	return redirect(group, false);
+}
+
+/* zp_group_hold() - redirect and hold new connections; nothing fires. Return: 0 or -errno. */
+int zp_group_hold(struct zp_activator *activator, int group)
+{
+	return act(activator, group, VERB_HOLD, hold, NULL);
+}
+
+/* zp_group_arm() - the first user fires @plan. Return: 1 when one did at once, 0, or -errno. */
+int zp_group_arm(struct zp_activator *activator, int group, struct zp_plan *plan)
+{
+	return act(activator, group, VERB_ARM, arm, plan);
+}
+
+/* zp_group_wake() - fire by request. Return: 1 when this call did, 0 when not armed, -errno. */
+int zp_group_wake(struct zp_activator *activator, int group)
+{
+	int r = act(activator, group, VERB_FIRE, wake, NULL);
+
+	return r == -EINVAL ? 0 : r;
+}
+
+/* zp_group_disarm() - take the plan back. Return: 1, 0 when it had fired or never was, -errno. */
+int zp_group_disarm(struct zp_activator *activator, int group)
+{
+	int r = act(activator, group, VERB_DISARM, disarm, NULL);
+
+	return r == -EINVAL ? 0 : r;
+}
+
+/* zp_group_awake() - the app is there or coming: connect what is held. Return: 0 or -errno. */
+int zp_group_awake(struct zp_activator *activator, int group)
+{
+	return act(activator, group, VERB_AWAKE, awake, NULL);
+}
+
+/* zp_group_drop() - refuse what is held and stop redirecting. Return: 0 or -errno. */
+int zp_group_drop(struct zp_activator *activator, int group)
+{
+	return act(activator, group, VERB_DROP, drop, NULL);
+}
+
+/* zp_group_last_activity() - the latest of its ports, 0 for never. Return: 0 or -errno. */
+int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t *ret_ns)
+{
+	struct zp_group *group = lock_group(activator, number);
+	uint64_t latest_ns = 0, ns;
+	size_t i;
+	int r = 0;
+
+	if (!group)
+		return -ENOENT;
+	for (i = 0; i < group->port_count && r == 0; i++) {
+		r = zp_redirector_last_activity(&activator->redirector, group->ports[i].port, &ns);
+		if (r == 0 && ns > latest_ns)
+			latest_ns = ns;
+	}
+	pthread_mutex_unlock(&activator->lock);
+	if (r == 0)
+		*ret_ns = latest_ns;
+	return r;
+}
+
+int zp_group_stats(struct zp_activator *activator, int number, struct zp_group_stats *ret_stats)
+{
+	struct zp_group *group = lock_group(activator, number);
+
+	if (!group)
+		return -ENOENT;
+	*ret_stats = group->stats;
+	pthread_mutex_unlock(&activator->lock);
+	return 0;
+}

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The activator's own structures; activator.c, group.c, conn.c and splice.c share them. */
+#ifndef ZP_INTERNAL_H
+#define ZP_INTERNAL_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <sys/queue.h>
+
+#include "activator.h"
+#include "diag.h"
+#include "pipe_pool.h"
+#include "redirector.h"
+
+#define ZP_MAX_GROUPS 32
+#define ZP_MAX_EVENTS 256
+#define ZP_MAX_CONNS  4096
+#define ZP_PEEK_MAX   65536
+#define ZP_LINGER_MAX 4096
+#define ZP_NEVER      UINT64_MAX
+#define ZP_MS	      1000000ull
+#define ZP_GRACE_NS   (50 * ZP_MS)    /* an opener that says nothing is a user after this */
+#define ZP_REQUEST_NS (1000 * ZP_MS)  /* half a request is a user's after this */
+#define ZP_DRAIN_NS   (1000 * ZP_MS)  /* a probe has this long to hang up */
+#define ZP_LINGER_NS  (60000 * ZP_MS) /* a closed connection's last packets still find its flow */
+#define ZP_RETRY_MIN  (1 * ZP_MS)
+#define ZP_RETRY_MAX  (10 * ZP_MS)
+
+/* What a descriptor in the epoll set is; the first member of each structure that owns one. */
+enum zp_source_kind { ZP_SOURCE_WAKE, ZP_SOURCE_INOTIFY, ZP_SOURCE_PORT, ZP_SOURCE_CONN };
+struct zp_source {
+	enum zp_source_kind kind;
+};
+
+/*
+ * States of a connection
+ *
+ *   state       means                                   left by
+ *   PROBING     accepted; user or probe?                bytes, end of file, grace → HELD, DRAINING
+ *   DRAINING    probe answered                          it hangs up, or ZP_DRAIN_NS → closed
+ *   HELD        a user, the app is not there            the app listens → CONNECTING
+ *   CONNECTING  connect to the app under way            connected → SPLICING, refused → HELD
+ *   SPLICING    bytes flow both ways                    both ends have ended, reset → closed
+ */
+enum zp_conn_state { ZP_PROBING, ZP_DRAINING, ZP_HELD, ZP_CONNECTING, ZP_SPLICING };
+
+/* One direction. `held` bytes wait in the pipe, which is borrowed while there are any. */
+struct zp_half {
+	struct zp_pipe pipe;
+	unsigned int held;
+	bool ended, shut;
+};
+
+struct zp_conn {
+	struct zp_source source;
+	enum zp_conn_state state;
+	struct zp_port_entry *port;
+	int client_fd, app_fd;
+	struct zp_half up, down; /* client → app, app → client */
+	uint64_t accepted_ns, deadline_ns;
+	bool on_loopback; /* the second try, where the app does not listen on the client's address
+			   */
+	bool again;	  /* has had its turn and more to move */
+	bool dead;	  /* closed, to be freed after this round of events */
+	struct zp_flow flow;
+	TAILQ_ENTRY(zp_conn) link;
+};
+
+/*
+ * States of a group (one container's ports)
+ *
+ *   state       redirect  connections           left by
+ *   AWAKE       off       none come             hold → HOLDING
+ *   HOLDING     on        held                  arm → ARMED, awake → CONNECTING
+ *   ARMED       on        the first user fires  fire → FIRED, disarm → HOLDING, awake → CONNECTING
+ *   FIRED       on        held                  processes run or awake → CONNECTING, arm → ARMED
+ *   CONNECTING  per port  connected as there    all ports listen, or time is up → AWAKE;
+ *               until it  is room               hold → HOLDING
+ *               listens
+ *   DROPPED     off       refused               hold → HOLDING
+ */
+enum zp_group_state {
+	ZP_GROUP_AWAKE,
+	ZP_GROUP_HOLDING,
+	ZP_GROUP_ARMED,
+	ZP_GROUP_FIRED,
+	ZP_GROUP_CONNECTING,
+	ZP_GROUP_DROPPED,
+	ZP_GROUP_STATES,
+};
+
+struct zp_port_entry {
+	struct zp_source source;
+	struct zp_group *group;
+	uint16_t port, activator_port;
+	int listen_fd;
+	bool up;		 /* listens again, redirect is off */
+	unsigned int connecting; /* connects under way */
+};
+
+struct zp_group {
+	struct zp_activator *activator;
+	bool removed; /* freed after this round of events */
+	bool pending_told, ready_told, first_byte_due;
+	int number;
+	enum zp_group_state state;
+	struct zp_group_options options;
+	struct zp_port_entry ports[ZP_MAX_PORTS];
+	size_t port_count;
+	struct zp_plan *plan;
+	int watch; /* inotify */
+	uint64_t deadline_ns, retry_ns, retry_step_ns;
+	struct zp_group_stats stats;
+};
+
+struct zp_linger {
+	struct zp_flow flow;
+	uint64_t until_ns;
+};
+
+struct zp_activator {
+	pthread_mutex_t lock; /* everything below; the loop's thread leaves it while it waits */
+	pthread_t thread;
+	bool running, stop;
+	int netns_fd, epoll_fd, inotify_fd, diag_fd;
+	int wake_fd, event_fd; /* to the thread, to Python */
+	struct zp_source wake_source, inotify_source;
+	struct zp_redirector redirector;
+	struct zp_pipe_pool pipes;
+	struct zp_group *groups[ZP_MAX_GROUPS];
+	TAILQ_HEAD(zp_conns, zp_conn) conns;
+	size_t conn_count;
+	bool any_again, any_dead, any_removed;
+	uint64_t scan_ns;   /* when a connection's deadline may have passed */
+	uint64_t accept_ns; /* when connections that were left waiting are accepted */
+	char *peek;	    /* made for the first probe */
+	struct zp_event events[ZP_MAX_EVENTS];
+	size_t event_first, event_count;
+	struct zp_linger *linger; /* a ring, made for the first closed connection */
+	size_t linger_first, linger_count;
+};
+
+uint64_t zp_now_ns(void);
+int zp_watch(struct zp_activator *activator, int fd, uint32_t events, struct zp_source *source);
+void zp_tell(struct zp_group *group, enum zp_event_kind kind, int64_t pid, int64_t value);
+void zp_kick(struct zp_activator *activator);
+
+void zp_conn_accept(struct zp_port_entry *port);
+void zp_conn_event(struct zp_conn *conn);
+void zp_conn_deadline(struct zp_conn *conn, uint64_t deadline_ns);
+void zp_conn_timeout(struct zp_conn *conn, uint64_t now_ns);
+void zp_conn_connect(struct zp_conn *conn);
+void zp_conn_close(struct zp_conn *conn, bool reset);
+void zp_conn_sweep(struct zp_activator *activator);
+void zp_conn_expire_flows(struct zp_activator *activator, uint64_t now_ns, bool all);
+void zp_splice_start(struct zp_conn *conn);
+void zp_splice_pump(struct zp_conn *conn);
+
+void zp_group_user(struct zp_group *group, struct zp_conn *conn);
+void zp_group_ready(struct zp_activator *activator, int watch, const char *name);
+void zp_group_tick(struct zp_group *group, uint64_t now_ns);
+uint64_t zp_group_due(const struct zp_group *group);
+void zp_group_free(struct zp_group *group);
+
+#endif

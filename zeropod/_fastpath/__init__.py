@@ -1,0 +1,1 @@
+"""Cython types over the C library in csrc/: they convert, call and convert back, no more."""

@@ -1,0 +1,79 @@
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+class EventKind(IntEnum):
+    FIRED = 1
+    """The plan was started: ``pid``; ``value`` is 1 for a connection, 2 for a request."""
+    FIRE_FAILED = 2
+    """It could not be started: ``value`` is the errno."""
+    READY = 3
+    """The app listens, the redirect is off."""
+    CONNECT_TIMEOUT = 4
+    """``value`` connections were given up because the app did not come back."""
+    PENDING = 5
+    """The first connection waits while nothing may fire."""
+    FIRST_BYTE = 6
+    """The first byte went to a client after a wake."""
+
+class Event(NamedTuple):
+    """``at_ns``: CLOCK_MONOTONIC."""
+
+    kind: EventKind
+    group: int
+    pid: int
+    at_ns: int
+    value: int
+
+class RestorePlan:
+    """A restore that only needs to be fired. Holds copies of all it was given.
+
+    Args:
+        ready_dir, ready_name: a file whose appearance says that the processes run.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str = "/",
+        stdio: tuple[int, int, int] = (-1, -1, -1),
+        setns: Sequence[int] = (),
+        ready_dir: str | None = None,
+        ready_name: str | None = None,
+    ) -> None: ...
+    def close(self) -> None:
+        """Let go of the descriptors; one that an activator holds stays until it has fired."""
+
+class Activator:
+    """The native activator of one network namespace: a thread, BPF programs, listeners.
+
+    Every verb raises OSError: ENOENT without such a group, EINVAL where its state forbids it.
+    """
+
+    def __init__(
+        self, netns_fd: int, *, count_loopback: bool, force_clsact: bool = False
+    ) -> None: ...
+    def fileno(self) -> int: ...
+    def events(self) -> list[Event]: ...
+    def add_group(
+        self,
+        ports: Sequence[int],
+        *,
+        probe_detection: bool,
+        probe_buffer_size: int,
+        connect_timeout_ns: int,
+        proxy_timeout_ns: int,
+    ) -> int: ...
+    def remove_group(self, group: int) -> None: ...
+    def hold(self, group: int) -> None: ...
+    def arm(self, group: int, plan: RestorePlan) -> bool: ...
+    def wake(self, group: int) -> bool: ...
+    def disarm(self, group: int) -> bool: ...
+    def awake(self, group: int) -> None: ...
+    def drop(self, group: int) -> None: ...
+    def last_activity_ns(self, group: int) -> int: ...
+    def stats(self, group: int) -> dict[str, int]: ...
+    def counters(self) -> dict[str, int]: ...
+    def close(self) -> None: ...

@@ -1,0 +1,249 @@
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+from zeropod._fastpath._command cimport Command, zp_command
+
+import os
+import warnings
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+cdef extern from "restore.h":
+    cdef struct zp_plan:
+        pass
+    int zp_plan_new(const zp_command *command, const char *ready_dir, const char *ready_name,
+                    zp_plan **ret_plan) nogil
+    void zp_plan_unref(zp_plan *plan) nogil
+
+cdef extern from "activator.h":
+    cdef struct zp_activator:
+        pass
+    cdef struct zp_event:
+        int kind
+        int group
+        int64_t pid
+        uint64_t at_ns
+        int64_t value
+    cdef struct zp_group_options:
+        bint probe_detection
+        uint32_t probe_buffer_size
+        uint64_t connect_timeout_ns
+        uint64_t proxy_timeout_ns
+    cdef struct zp_group_stats:
+        uint64_t held, spliced, connections, probes, wakes, refused
+    int zp_activator_new(int netns_fd, const char *bpf_object, bint count_loopback,
+                         bint force_clsact, zp_activator **ret, const char **ret_step) nogil
+    void zp_activator_free(zp_activator *activator) nogil
+    int zp_activator_event_fd(const zp_activator *activator)
+    size_t zp_activator_events(zp_activator *activator, zp_event *events, size_t room) nogil
+    int zp_activator_counter(zp_activator *activator, unsigned int which, uint64_t *ret) nogil
+    int zp_group_add(zp_activator *activator, const uint16_t *ports, size_t count,
+                     const zp_group_options *options, int *ret_group) nogil
+    int zp_group_remove(zp_activator *activator, int group) nogil
+    int zp_group_hold(zp_activator *activator, int group) nogil
+    int zp_group_arm(zp_activator *activator, int group, zp_plan *plan) nogil
+    int zp_group_wake(zp_activator *activator, int group) nogil
+    int zp_group_disarm(zp_activator *activator, int group) nogil
+    int zp_group_awake(zp_activator *activator, int group) nogil
+    int zp_group_drop(zp_activator *activator, int group) nogil
+    int zp_group_last_activity(zp_activator *activator, int group, uint64_t *ret_ns) nogil
+    int zp_group_stats_of "zp_group_stats"(zp_activator *activator, int group,
+                                           zp_group_stats *ret_stats) nogil
+
+cdef bytes _OBJECT = os.fsencode(Path(__file__).with_name("redirector.bpf.o"))
+_COUNTERS = (
+    "redirected",
+    "flow_in",
+    "flow_out",
+    "flow_forgotten",
+    "flows_full",
+    "direct_dropped",
+    "fragment",
+    "malformed",
+    "unknown_header",
+    "rewrite_failed",
+)
+
+
+class EventKind(IntEnum):
+    FIRED = 1
+    FIRE_FAILED = 2
+    READY = 3
+    CONNECT_TIMEOUT = 4
+    PENDING = 5
+    FIRST_BYTE = 6
+
+
+class Event(NamedTuple):
+    kind: EventKind
+    group: int
+    pid: int
+    at_ns: int
+    value: int
+
+
+cdef int check(int r) except -1:
+    if r < 0:
+        raise OSError(-r, os.strerror(-r))
+    return r
+
+
+cdef class RestorePlan:
+    cdef zp_plan *_plan
+
+    def __init__(self, argv, *, env, cwd="/", stdio=(-1, -1, -1), setns=(), ready_dir=None,
+                 ready_name=None):
+        cdef Command command = Command(argv, env, cwd, stdio, setns)
+        cdef const char *c_dir = NULL
+        cdef const char *c_name = NULL
+        if self._plan != NULL:
+            raise RuntimeError("made already")
+        if ready_dir is not None:
+            encoded_dir = os.fsencode(ready_dir)
+            c_dir = encoded_dir
+        if ready_name is not None:
+            encoded_name = os.fsencode(ready_name)
+            c_name = encoded_name
+        check(zp_plan_new(&command.c, c_dir, c_name, &self._plan))
+
+    def close(self):
+        zp_plan_unref(self._plan)
+        self._plan = NULL
+
+    def __dealloc__(self):
+        if self._plan != NULL:
+            zp_plan_unref(self._plan)
+            warnings.warn("a RestorePlan was not closed", ResourceWarning)
+
+
+cdef class Activator:
+    cdef zp_activator *_activator
+
+    def __init__(self, int netns_fd, *, bint count_loopback, bint force_clsact=False):
+        cdef const char *step = NULL
+        cdef const char *path = _OBJECT
+        cdef int r
+        if self._activator != NULL:
+            raise RuntimeError("made already")
+        with nogil:
+            r = zp_activator_new(netns_fd, path, count_loopback, force_clsact, &self._activator,
+                                 &step)
+        if r < 0:
+            raise OSError(-r, f"{step.decode()}: {os.strerror(-r)}")
+
+    cdef zp_activator *_open(self) except NULL:
+        if self._activator == NULL:
+            raise ValueError("the activator is closed")
+        return self._activator
+
+    def fileno(self):
+        return zp_activator_event_fd(self._open())
+
+    def events(self):
+        cdef zp_event events[64]
+        cdef zp_activator *activator = self._open()
+        cdef size_t count, i
+        with nogil:
+            count = zp_activator_events(activator, events, 64)
+        return [
+            Event(EventKind(events[i].kind), events[i].group, events[i].pid, events[i].at_ns,
+                  events[i].value)
+            for i in range(count)
+        ]
+
+    def add_group(self, ports, *, bint probe_detection, int probe_buffer_size,
+                  uint64_t connect_timeout_ns, uint64_t proxy_timeout_ns):
+        cdef zp_activator *activator = self._open()
+        cdef uint16_t numbers[64]
+        cdef zp_group_options options
+        cdef size_t count = len(ports)
+        cdef int group = -1
+        cdef int r
+        if count > 64:
+            raise ValueError("more than 64 ports")
+        for i in range(count):
+            numbers[i] = ports[i]
+        options.probe_detection = probe_detection
+        options.probe_buffer_size = probe_buffer_size
+        options.connect_timeout_ns = connect_timeout_ns
+        options.proxy_timeout_ns = proxy_timeout_ns
+        with nogil:
+            r = zp_group_add(activator, numbers, count, &options, &group)
+        check(r)
+        return group
+
+    def remove_group(self, int group):
+        check(zp_group_remove(self._open(), group))
+
+    def hold(self, int group):
+        cdef zp_activator *activator = self._open()
+        cdef int r
+        with nogil:
+            r = zp_group_hold(activator, group)
+        check(r)
+
+    def arm(self, int group, RestorePlan plan not None):
+        cdef zp_activator *activator = self._open()
+        cdef int r
+        if plan._plan == NULL:
+            raise ValueError("the plan is closed")
+        with nogil:
+            r = zp_group_arm(activator, group, plan._plan)
+        return check(r) == 1
+
+    def wake(self, int group):
+        cdef zp_activator *activator = self._open()
+        cdef int r
+        with nogil:
+            r = zp_group_wake(activator, group)
+        return check(r) == 1
+
+    def disarm(self, int group):
+        return check(zp_group_disarm(self._open(), group)) == 1
+
+    def awake(self, int group):
+        check(zp_group_awake(self._open(), group))
+
+    def drop(self, int group):
+        cdef zp_activator *activator = self._open()
+        cdef int r
+        with nogil:
+            r = zp_group_drop(activator, group)
+        check(r)
+
+    def last_activity_ns(self, int group):
+        cdef uint64_t ns = 0
+        check(zp_group_last_activity(self._open(), group, &ns))
+        return ns
+
+    def stats(self, int group):
+        cdef zp_group_stats stats
+        check(zp_group_stats_of(self._open(), group, &stats))
+        return {
+            "held": stats.held,
+            "spliced": stats.spliced,
+            "connections": stats.connections,
+            "probes": stats.probes,
+            "wakes": stats.wakes,
+            "refused": stats.refused,
+        }
+
+    def counters(self):
+        cdef uint64_t value = 0
+        result = {}
+        for which, name in enumerate(_COUNTERS):
+            check(zp_activator_counter(self._open(), which, &value))
+            result[name] = value
+        return result
+
+    def close(self):
+        cdef zp_activator *activator = self._activator
+        self._activator = NULL
+        if activator != NULL:
+            with nogil:
+                zp_activator_free(activator)
+
+    def __dealloc__(self):
+        if self._activator != NULL:
+            warnings.warn("an Activator was not closed", ResourceWarning)
+            zp_activator_free(self._activator)

@@ -1,0 +1,1 @@
+"""Ports, idle time and the native activator of a pod."""

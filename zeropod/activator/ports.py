@@ -1,0 +1,82 @@
+"""Which TCP ports a container listens on: the sockets its processes hold, matched by inode with the
+listening sockets of its network namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+_FIRST_LOOK_S: Final = 0.1
+_LAST_LOOK_S: Final = 5.0
+_LISTEN: Final = "0A"
+
+
+async def detect(init_pid: int) -> frozenset[int]:
+    """The listening ports of the process tree below ``init_pid``, once there are any.
+
+    Looks with back-off, and returns when two looks in a row have seen the same, so that an app that
+    opens its ports one after another is seen with all of them. Runs for as long as there are none:
+    cancel it.
+    """
+    pause_s, before = _FIRST_LOOK_S, frozenset[int]()
+    while True:
+        found = listening_ports(process_tree(init_pid))
+        if found and found == before:
+            return found
+        if found:
+            pause_s = _FIRST_LOOK_S
+        before = found
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LAST_LOOK_S)
+
+
+def listening_ports(pids: Iterable[int]) -> frozenset[int]:
+    """The TCP ports, of both families, that these processes have listening sockets on."""
+    pids = tuple(pids)
+    inodes = {inode for pid in pids for inode in _socket_inodes(pid)}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            return frozenset(
+                port
+                for table in ("tcp", "tcp6")
+                for port, inode in _listening(Path(f"/proc/{pid}/net/{table}"))
+                if inode in inodes
+            )
+    return frozenset()
+
+
+def process_tree(pid: int) -> list[int]:
+    """``pid`` and all its descendants, as far as they live."""
+    tree = [pid]
+    for parent in tree:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                tree += map(int, (task / "children").read_text().split())
+    return tree
+
+
+def _socket_inodes(pid: int) -> Iterator[str]:
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                target = os.readlink(f"{folder}/{name}")
+                if target.startswith("socket:["):
+                    yield target[8:-1]
+
+
+def _listening(table: Path) -> Iterator[tuple[int, str]]:
+    """Port and inode of each listening socket in a /proc/<pid>/net table."""
+    try:
+        lines = table.read_text().splitlines()[1:]
+    except FileNotFoundError:
+        return  # no IPv6
+    for line in lines:
+        fields = line.split()
+        if fields[3] == _LISTEN:
+            yield int(fields[1].rpartition(":")[2], 16), fields[9]
