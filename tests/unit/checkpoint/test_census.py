@@ -1,0 +1,45 @@
+"""Who is found in a container: real processes, no root needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from zeropod.checkpoint import census
+from zeropod.checkpoint.cgroup import CgroupDir
+from zeropod.checkpoint.engine import _cgroup_name
+
+
+def test_tree_and_strangers(tmp_path: Path) -> None:
+    shell = "cat & echo $!; exec cat"
+    with (
+        subprocess.Popen(["sh", "-c", shell], stdin=-1, stdout=-1, text=True) as init,
+        subprocess.Popen(["cat"], stdin=-1) as other,
+    ):
+        assert init.stdout is not None
+        child = int(init.stdout.readline())
+        below = tmp_path / "below"
+        below.mkdir()
+        (tmp_path / "cgroup.procs").write_text(f"{init.pid}\n{child}\n")
+        (below / "cgroup.procs").write_text(f"{other.pid}\n")
+        found = census.take(init.pid, (CgroupDir(tmp_path, False),), own_pid_namespace=False)
+        assert {member.pid for member in found.tree} == {init.pid, child}
+        assert [str(member) for member in found.strangers] == [f"cat (pid {other.pid})"]
+        assert found.memory_bytes() > 0
+        init.kill()
+        other.kill()
+        os.kill(child, 9)
+
+
+def test_everybody_of_the_pid_namespace_counts() -> None:
+    with subprocess.Popen(["cat"], stdin=-1) as init:
+        found = census.take(init.pid, (), own_pid_namespace=True)
+        assert os.getpid() in {member.pid for member in found.strangers}
+        init.kill()
+
+
+def test_name_of_the_cgroup() -> None:
+    assert _cgroup_name("c1", "/k8s.io/c1") == "c1"
+    assert _cgroup_name("c1", "kubepods-pod1.slice:cri-containerd:c1") == "cri-containerd-c1.scope"
+    assert _cgroup_name("c1", "") == "c1"

@@ -1,0 +1,342 @@
+"""The scaler: every phase × every move, and what each injected failure leads to."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.unit.checkpoint.fakes import FakeContainer, FakeEngine, FakeGroup, store_below
+from zeropod.config import RestoreFailure, Settings, StopAsleep
+from zeropod.container.phase import MOVES, Move, Phase, advance
+from zeropod.container.scaler import Scaler
+from zeropod.container.state import State
+from zeropod.errors import (
+    ActivatorError,
+    CheckpointFailed,
+    FailedPrecondition,
+    Internal,
+    RestoreFailed,
+)
+
+
+class Rig(SimpleNamespace):
+    scaler: Scaler
+    container: FakeContainer
+    engine: FakeEngine
+    fresh: FakeEngine
+    group: FakeGroup
+
+    async def until(self, phase: Phase) -> None:
+        while self.scaler.phase is not phase:
+            await self.scaler._next()
+
+    async def asleep(self) -> None:
+        self.scaler.started()
+        await self.until(Phase.ASLEEP)
+
+
+async def make(tmp_path: Path, pid: int, **settings: object) -> Rig:
+    rig = Rig()
+    options = Settings(ports=(80,), scaledown_duration_ns=1, **settings)  # type: ignore[arg-type]
+    rig.container = FakeContainer(pid, options, tmp_path)
+    rig.engine, rig.fresh = FakeEngine("runc"), FakeEngine("fresh")
+
+    def open_group(found: object, on_event: object) -> FakeGroup:
+        rig.group = FakeGroup(on_event)  # type: ignore[arg-type]
+        return rig.group
+
+    rig.scaler = Scaler(
+        rig.container,  # type: ignore[arg-type]
+        rig.engine,
+        rig.fresh,
+        open_group=open_group,
+        open_store=store_below(tmp_path),
+    )
+    rig.container.on_end = rig.scaler.ended
+    return rig
+
+
+@pytest.fixture
+def init_pid() -> Iterator[int]:
+    """A process that handles SIGTERM, ignores SIGHUP, and does nothing about SIGUSR1."""
+    script = 'trap "exit 0" TERM; trap "" HUP; echo; while read x; do :; done'
+    with subprocess.Popen(["sh", "-c", script], stdin=-1, stdout=-1) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, init_pid: int) -> AsyncIterator[Rig]:
+    made = await make(tmp_path, init_pid)
+    yield made
+    made.engine.go_on.set()
+    made.engine.finish_go_on.set()
+    await made.scaler.close()
+    assert made.container.reaper.held == 0
+    assert all(plan.closed for plan in made.engine.plans + made.fresh.plans)
+    if (tmp_path / "i").exists():
+        assert list((tmp_path / "i").iterdir()) == []
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("what", Move)
+def test_every_phase_and_move(phase: Phase, what: Move) -> None:
+    if (phase, what) in MOVES:
+        assert advance(phase, what) is MOVES[phase, what]
+    else:
+        with pytest.raises(Internal, match=what.value):
+            advance(phase, what)
+
+
+def test_the_table_reaches_the_end_from_everywhere() -> None:
+    assert {phase for phase, what in MOVES if what is Move.END} == set(Phase)
+
+
+async def test_idle_sleeps_and_a_connection_wakes(rig: Rig) -> None:
+    await rig.asleep()
+    assert rig.group.calls == ["hold", "arm"]
+    assert rig.container.state is State.SCALED_DOWN
+    rig.engine.dump = [CheckpointFailed("not again")]
+    rig.group.connection()
+    await rig.until(Phase.WAKING)
+    assert rig.container.reaper.held == 1
+    await rig.until(Phase.AWAKE)
+    assert rig.container.state is State.RUNNING
+    assert rig.container.init.live_pid == 4242
+    assert rig.group.calls[2:3] == ["awake"]
+    assert rig.scaler.counts["restores"] == 1
+
+
+async def test_a_connection_during_the_dump_wakes_right_after(rig: Rig) -> None:
+    rig.engine.go_on.clear()
+    rig.scaler.started()
+    await rig.engine.dumping.wait()
+    rig.group.connection()
+    assert rig.group.fired == []
+    rig.engine.go_on.set()
+    await rig.until(Phase.WAKING)
+    assert len(rig.group.fired) == 1
+
+
+async def test_a_failed_dump_leaves_it_awake_and_backs_off(rig: Rig) -> None:
+    rig.engine.dump = [CheckpointFailed("no", ("tail",)), CheckpointFailed("no"), None]
+    await rig.asleep()
+    assert rig.group.calls == ["hold", "awake", "hold", "awake", "hold", "arm"]
+    assert rig.scaler.counts == {"checkpoint_errors": 2, "checkpoints": 1}
+    assert rig.container.exit is None
+
+
+async def test_no_port_group_means_unscaled(rig: Rig) -> None:
+    def refuse(found: object, on_event: object) -> FakeGroup:
+        raise ActivatorError("no BTF")
+
+    rig.scaler._open_group = refuse
+    rig.scaler.started()
+    await rig.until(Phase.UNSCALED)
+    assert rig.scaler.reason == "no BTF"
+    await rig.scaler.ensure_awake("exec")
+    assert await rig.scaler.kill_asleep(9) is None
+
+
+async def test_a_proved_failure_is_tried_once_more(rig: Rig) -> None:
+    await rig.asleep()
+    rig.engine.ends = [RestoreFailed("x", retryable=True), 77]
+    await rig.scaler.ensure_awake("exec")
+    assert [plan.engine for plan in rig.group.fired] == ["runc", "runc"]
+    assert rig.container.init.live_pid == 77
+    assert rig.scaler.counts["restore_errors"] == 1
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        [RestoreFailed("x")],
+        [RestoreFailed("x", retryable=True), RestoreFailed("y", retryable=True)],
+        [RestoreFailed("x", retryable=True), RestoreFailed("y")],
+    ],
+)
+async def test_restart_starts_afresh_and_keeps_the_images(rig: Rig, ends: list[Exception]) -> None:
+    await rig.asleep()
+    rig.engine.ends = list(ends)
+    rig.fresh.ends = [88]
+    await rig.scaler.ensure_awake("exec")
+    assert [plan.engine for plan in rig.group.fired] == ["runc"] * len(ends) + ["fresh"]
+    assert rig.container.init.live_pid == 88
+    assert rig.scaler._store is not None
+    assert (rig.scaler._store.path / "failed" / "images" / "core-1.img").exists()
+
+
+async def test_fail_ends_the_container(tmp_path: Path, init_pid: int) -> None:
+    rig = await make(tmp_path, init_pid, restore_failure=RestoreFailure.FAIL)
+    await rig.asleep()
+    rig.engine.ends = [RestoreFailed("broken")]
+    with pytest.raises(RestoreFailed, match="broken"):
+        await rig.scaler.ensure_awake("exec")
+    assert rig.container.exit is not None and rig.container.exit.status == 128
+    assert "drop" in rig.group.calls and rig.group.closed
+    assert rig.fresh.plans == []
+    await rig.scaler.close()
+
+
+async def test_even_a_fresh_start_can_fail(rig: Rig) -> None:
+    await rig.asleep()
+    rig.engine.ends = [RestoreFailed("broken")]
+    rig.fresh.ends = [RestoreFailed("no such file")]
+    with pytest.raises(RestoreFailed, match="no such file"):
+        await rig.scaler.ensure_awake("exec")
+    assert rig.container.exit is not None and rig.container.exit.status == 128
+    with pytest.raises(RestoreFailed):
+        await rig.scaler.ensure_awake("again")
+
+
+async def test_a_plan_that_cannot_be_spawned_is_tried_again(rig: Rig) -> None:
+    await rig.asleep()
+    rig.group.fire_errno = [11]
+    await rig.scaler.ensure_awake("exec")
+    assert [plan.engine for plan in rig.group.fired] == ["runc", "runc"]
+
+
+async def test_images_that_go_bad_before_they_are_armed(rig: Rig) -> None:
+    rig.engine.plan_error = RestoreFailed("missing")
+    rig.scaler.started()
+    await rig.until(Phase.WAKING)
+    await rig.until(Phase.AWAKE)
+    assert [plan.engine for plan in rig.group.fired] == ["fresh"]
+
+
+async def test_an_exec_keeps_it_awake(rig: Rig) -> None:
+    with rig.scaler.inhibit("exec e1"):
+        rig.scaler.started()
+        await rig.until(Phase.AWAKE)
+        rig.scaler._on_idle()
+        await asyncio.gather(*rig.scaler._tasks)
+        assert rig.scaler.phase is Phase.AWAKE
+    await rig.until(Phase.ASLEEP)
+
+
+async def test_the_lock_excludes_the_dump(rig: Rig) -> None:
+    async with rig.container.lock:
+        rig.scaler.started()
+        await rig.until(Phase.AWAKE)
+        rig.scaler._on_idle()
+        hold = rig.scaler.inhibit("exec")
+        hold.__enter__()
+    await asyncio.gather(*rig.scaler._tasks)
+    assert rig.group.calls == []
+    hold.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(("number", "status"), [(9, 137), (10, 138)])
+async def test_a_fatal_signal_ends_the_sleeper(rig: Rig, number: int, status: int) -> None:
+    await rig.asleep()
+    exit = await rig.scaler.kill_asleep(number)
+    assert exit is not None and exit.status == status
+    rig.container.publish_exit(exit)
+    assert rig.group.fired == [] and "drop" in rig.group.calls and rig.group.closed
+
+
+async def test_a_handled_signal_restores(rig: Rig) -> None:
+    await rig.asleep()
+    assert await rig.scaler.kill_asleep(15) is None
+    assert len(rig.group.fired) == 1
+
+
+async def test_stop_asleep_discard_takes_the_short_way(tmp_path: Path, init_pid: int) -> None:
+    rig = await make(tmp_path, init_pid, stop_asleep=StopAsleep.DISCARD)
+    await rig.asleep()
+    exit = await rig.scaler.kill_asleep(15)
+    assert exit is not None and exit.status == 143
+    await rig.scaler.close()
+
+
+@pytest.mark.parametrize("number", [1, 23, 0])
+async def test_an_ignored_signal_does_nothing(rig: Rig, number: int) -> None:
+    await rig.asleep()
+    assert await rig.scaler.kill_asleep(number) is None
+    assert rig.group.fired == [] and rig.scaler.phase is Phase.ASLEEP
+
+
+async def test_sigkill_in_mid_restore(rig: Rig) -> None:
+    await rig.asleep()
+    rig.engine.finish_go_on.clear()
+    rig.group.connection()
+    await rig.engine.finishing.wait()
+    exit = await rig.scaler.kill_asleep(9)
+    assert exit is not None and exit.status == 137
+    assert rig.engine.aborted == [1001]
+    rig.container.publish_exit(exit)
+
+
+async def test_sigkill_in_the_moment_of_firing(rig: Rig) -> None:
+    await rig.asleep()
+    rig.group.connection()  # fired; the event is still on its way
+    exit = await rig.scaler.kill_asleep(9)
+    assert exit is not None and exit.status == 137
+    assert rig.engine.aborted == [1001]
+    rig.container.publish_exit(exit)
+
+
+async def test_sigterm_in_mid_restore_waits_for_it(rig: Rig) -> None:
+    await rig.asleep()
+    rig.engine.finish_go_on.clear()
+    rig.group.connection()
+    await rig.engine.finishing.wait()
+    kill = asyncio.create_task(rig.scaler.kill_asleep(15))
+    await asyncio.wait([kill], timeout=0)
+    assert not kill.done()
+    rig.engine.finish_go_on.set()
+    assert await kill is None
+
+
+@pytest.mark.parametrize("moment", ["dumping", "asleep", "fired", "waking", "awake"])
+async def test_close_at_any_moment(rig: Rig, moment: str) -> None:
+    if moment == "dumping":
+        rig.engine.go_on.clear()
+        rig.scaler.started()
+        await rig.engine.dumping.wait()
+        asyncio.get_running_loop().call_soon(rig.engine.go_on.set)
+    else:
+        await rig.asleep()
+    if moment in ("fired", "waking", "awake"):
+        rig.engine.finish_go_on.clear()
+        rig.group.connection()
+    if moment in ("waking", "awake"):
+        await rig.engine.finishing.wait()
+    if moment == "awake":
+        rig.engine.finish_go_on.set()
+        await rig.until(Phase.AWAKE)
+    await rig.scaler.close()
+    assert rig.scaler.phase is Phase.ENDED
+    assert rig.scaler._tasks == set()
+    if moment in ("fired", "waking"):
+        assert rig.engine.aborted == [1001]
+    with pytest.raises(FailedPrecondition):
+        await rig.scaler.ensure_awake("late")
+
+
+async def test_its_own_end_while_ports_are_sought(rig: Rig) -> None:
+    async def never(pid: int) -> frozenset[int]:
+        return await asyncio.get_running_loop().create_future()
+
+    rig.container.settings = Settings(ports=None, scaledown_duration_ns=1)
+    rig.scaler._find_ports = never
+    rig.scaler.started()
+    await asyncio.wait(rig.scaler._tasks, timeout=0)
+    rig.scaler.ended()
+    await asyncio.wait(rig.scaler._tasks)
+    assert rig.scaler.phase is Phase.ENDED
+
+
+async def test_init_gone_at_the_dump(rig: Rig) -> None:
+    rig.container.init.live_pid = 2**22 + 1  # above any pid
+    rig.scaler.started()
+    while not rig.scaler.counts["checkpoint_errors"]:
+        await rig.scaler._next()
+    assert "awake" in rig.group.calls and rig.engine.plans == []
