@@ -80,6 +80,9 @@ class Engine(Protocol):
             RestoreFailed: ``retryable`` where it is proved that no instruction of the app ran.
         """
 
+    async def abort(self, target: Target, images: ImageDir, pid: int) -> None:
+        """Kill the restore that was fired as process ``pid`` and remove all that it has made."""
+
 
 def _cgroup_name(id: str, cgroups_path: str) -> str:
     """The last part of the container's cgroup directory.

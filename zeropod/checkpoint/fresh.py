@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 
 from zeropod._fastpath._activator import RestorePlan
 from zeropod.checkpoint import debris
@@ -47,8 +48,9 @@ class FreshEngine:
 
     def plan(self, target: Target, images: ImageDir, stdio: Stdio) -> RestorePlan:
         path = target.bundle.path
-        pid_file = images.new_attempt() / "init.pid"
-        rest = ["--detach", "--bundle", str(path), "--pid-file", str(pid_file), "--no-subreaper"]
+        _pid_file(target).unlink(missing_ok=True)
+        rest = ["--detach", "--bundle", str(path), "--pid-file", str(_pid_file(target))]
+        rest.append("--no-subreaper")
         if self._runtime.options.no_pivot_root:
             rest.append("--no-pivot")
         log = str(self._runtime.log_file(path))
@@ -62,13 +64,20 @@ class FreshEngine:
                 status = (await asyncio.wait_for(ended, _DEADLINE_S)).status
                 self._reaper.reap(pid)
                 if status == 0:
-                    return int((images.attempt / "init.pid").read_text())
+                    return int(_pid_file(target).read_text())
                 said = self._runtime.last_error(target.bundle.path)
                 raise RestoreFailed(f"start {target.id} afresh: {said or f'status {status}'}")
             except BaseException as error:
-                await debris.clear(target, self._runtime, images.attempt, pid)
-                self._reaper.reap(pid)
+                await self.abort(target, images, pid)
                 if isinstance(error, (OSError, ValueError)):  # TimeoutError is an OSError
                     text = f"start {target.id} afresh: {error or 'did not end in time'}"
                     raise RestoreFailed(text) from error
                 raise
+
+    async def abort(self, target: Target, images: ImageDir, pid: int) -> None:
+        await debris.clear(target, self._runtime, images.attempt, pid)
+        self._reaper.reap(pid)
+
+
+def _pid_file(target: Target) -> Path:
+    return target.bundle.path / "fresh.pid"

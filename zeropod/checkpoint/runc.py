@@ -100,7 +100,6 @@ class RuncEngine:
             )
 
     async def finish(self, target: Target, images: ImageDir, pid: int) -> int:
-        work = images.attempt
         images.mark_consumed()
         with self._reaper.command():
             try:
@@ -108,16 +107,17 @@ class RuncEngine:
                 images.verify()
                 return await self._follow(target, images, pid)
             except BaseException as error:
-                with contextlib.suppress(OSError):
-                    os.killpg(pid, signal.SIGKILL)
-                await debris.clear(target, self._runtime, work, pid)
-                self._reaper.reap(pid)
+                await self.abort(target, images, pid)
                 failure = _restore_failure(target, images, error)
                 if failure is None:
                     raise
                 if failure.retryable:
                     images.unmark()
                 raise failure from error
+
+    async def abort(self, target: Target, images: ImageDir, pid: int) -> None:
+        await debris.clear(target, self._runtime, images.attempt, pid)
+        self._reaper.reap(pid)
 
     async def _follow(self, target: Target, images: ImageDir, pid: int) -> int:
         work = images.attempt

@@ -50,7 +50,6 @@ _SIGKILL: Final = 9
 class Group(Trigger, Protocol):
     """What is needed of `activator.PortGroup`."""
 
-    def hold(self) -> None: ...
     def disarm(self) -> bool: ...
     def awake(self) -> None: ...
     def drop(self) -> None: ...
@@ -195,7 +194,6 @@ class Scaler:
         while self.phase is Phase.DUMPING:
             await self._next()
         await self._abandon()
-        self.ended()
         if tasks := self._cancel_tasks():
             await asyncio.wait(tasks)
         if self._store is not None:
@@ -234,11 +232,11 @@ class Scaler:
                 self._idle.start()
                 return
             self._idle.stop()
+            started_ns = time.monotonic_ns()
+            self._group.hold()
             container.move(Verb.SCALE_DOWN)
             self._advance(Move.IDLE)
-            started_ns = time.monotonic_ns()
             try:
-                self._group.hold()
                 await self._dump()
             except (ZeropodError, OSError) as error:
                 self._dump_failed(error)
@@ -350,16 +348,15 @@ class Scaler:
         log.info("%s: awake as process %d after %.0f ms", container.id, pid, took_ms)
 
     async def _abandon(self) -> None:
-        """Give up the sleep and all that belongs to it. Returns when nothing of it lives."""
+        """End, and with it a sleep or a wake-up. Returns when nothing of these lives."""
         if self.phase is Phase.ASLEEP and self._group is not None and not self._group.disarm():
             await self._next()  # it has fired: the event is on the way
         if self._wake is not None:
             self._wake.cancel()
             await self._wake.over()
-        if self._group is not None and self.phase in (Phase.ASLEEP, Phase.WAKING):
-            self._group.drop()
         self._close_plan()
         self._discard()
+        self.ended()
 
     def _keep(self, images: ImageDir) -> None:
         """Images that could not be restored."""

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 class Trigger(Protocol):
     """What a wake-up needs of `activator.PortGroup`."""
 
+    def hold(self) -> None: ...
     def arm(self, plan: RestorePlan) -> bool: ...
     def wake(self) -> bool: ...
 
@@ -153,5 +154,7 @@ class Wake:
         except (ZeropodError, OSError) as error:
             self.failed(RestoreFailed(f"restore {self._target.id}: {error}"))
             return
+        with contextlib.suppress(OSError):  # only an attempt that seemed to succeed needs it
+            self._trigger.hold()
         if not self._trigger.arm(self._plan):
             self._trigger.wake()
