@@ -21,6 +21,7 @@ class Options(google.protobuf.message.Message):
     IO_GID_FIELD_NUMBER: builtins.int
     BINARY_NAME_FIELD_NUMBER: builtins.int
     ROOT_FIELD_NUMBER: builtins.int
+    CRIU_PATH_FIELD_NUMBER: builtins.int
     SYSTEMD_CGROUP_FIELD_NUMBER: builtins.int
     CRIU_IMAGE_PATH_FIELD_NUMBER: builtins.int
     CRIU_WORK_PATH_FIELD_NUMBER: builtins.int
@@ -33,6 +34,8 @@ class Options(google.protobuf.message.Message):
     io_gid: builtins.int
     binary_name: builtins.str
     root: builtins.str
+    criu_path: builtins.str
+    """containerd 1.x only"""
     systemd_cgroup: builtins.bool
     criu_image_path: builtins.str
     criu_work_path: builtins.str
@@ -48,12 +51,30 @@ class Options(google.protobuf.message.Message):
         io_gid: builtins.int = ...,
         binary_name: builtins.str = ...,
         root: builtins.str = ...,
+        criu_path: builtins.str = ...,
         systemd_cgroup: builtins.bool = ...,
         criu_image_path: builtins.str = ...,
         criu_work_path: builtins.str = ...,
         task_api_address: builtins.str = ...,
         task_api_version: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["binary_name", b"binary_name", "criu_image_path", b"criu_image_path", "criu_work_path", b"criu_work_path", "io_gid", b"io_gid", "io_uid", b"io_uid", "no_new_keyring", b"no_new_keyring", "no_pivot_root", b"no_pivot_root", "root", b"root", "shim_cgroup", b"shim_cgroup", "systemd_cgroup", b"systemd_cgroup", "task_api_address", b"task_api_address", "task_api_version", b"task_api_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["binary_name", b"binary_name", "criu_image_path", b"criu_image_path", "criu_path", b"criu_path", "criu_work_path", b"criu_work_path", "io_gid", b"io_gid", "io_uid", b"io_uid", "no_new_keyring", b"no_new_keyring", "no_pivot_root", b"no_pivot_root", "root", b"root", "shim_cgroup", b"shim_cgroup", "systemd_cgroup", b"systemd_cgroup", "task_api_address", b"task_api_address", "task_api_version", b"task_api_version"]) -> None: ...
 
 global___Options = Options
+
+@typing.final
+class ProcessDetails(google.protobuf.message.Message):
+    """What Pids says of a process that is an exec's."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EXEC_ID_FIELD_NUMBER: builtins.int
+    exec_id: builtins.str
+    def __init__(
+        self,
+        *,
+        exec_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["exec_id", b"exec_id"]) -> None: ...
+
+global___ProcessDetails = ProcessDetails

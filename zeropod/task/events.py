@@ -2,7 +2,10 @@
 
 They go out one after another over one ttrpc connection. While containerd is away they are kept (the
 newest `KEEP` of them; what is dropped beyond that is logged) and sent when it is back. An event
-whose answer did not arrive is sent again: containerd may then see it twice, never not at all.
+whose answer did not arrive is sent again: containerd may then see it twice, never not at all. One
+that containerd refuses is logged and given up, for it would block all later ones.
+
+As under the stock shim the end of an exec's record is no event: only a task's is published.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from zeropod.api import events_pb2 as pb
 from zeropod.api.events_ttrpc_pb2 import Envelope, ForwardRequest
 from zeropod.api.types_pb2 import Mount
 from zeropod.container import events
-from zeropod.errors import DeadlineExceeded, Unavailable
+from zeropod.errors import Code, DeadlineExceeded, Unavailable, ZeropodError
 from zeropod.ttrpc import Client, RemoteError
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,9 @@ SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
 KEEP: Final = 4096
 _CALL_S: Final = 5.0
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+_PASSING: Final = frozenset(
+    {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.ABORTED}
+)
 _NS: Final = 1_000_000_000
 
 
@@ -52,14 +58,16 @@ class Publisher:
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._closing = False
         self._task = asyncio.get_running_loop().create_task(self._deliver(), name="events")
 
     def publish(self, event: events.Event) -> None:
         """Queue an event."""
         if not self._address:
             return
-        topic, message = encode(event)
+        encoded = encode(event)
+        if encoded is None:
+            return
+        topic, message = encoded
         envelope = Envelope(
             timestamp=timestamp(time.time_ns()), namespace=self._namespace, topic=topic
         )
@@ -92,37 +100,41 @@ class Publisher:
                     self._changed.clear()
                     await self._changed.wait()
                     continue
+                envelope = self._waiting[0]
                 try:
                     if client is None or client.closed:
                         client = await Client.connect(self._address)
-                    await self._forward(client, self._waiting[0])
-                except (Unavailable, DeadlineExceeded) as error:
-                    if client is not None:
-                        client.close()
-                        client = None
-                    if failures == 0:
-                        log.warning("events wait for containerd: %s", error)
-                    await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
-                    failures += 1
-                    continue
-                self._waiting.popleft()
+                    request = ForwardRequest(envelope=envelope)
+                    await client.call(SERVICE, "Forward", request, Empty, timeout_s=_CALL_S)
+                except ZeropodError as error:
+                    if _passing(error):
+                        if client is not None:
+                            client.close()
+                            client = None
+                        if failures == 0:
+                            log.warning("events wait for containerd: %s", error)
+                        await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                        failures += 1
+                        continue
+                    log.error("containerd refused event %s: %s", envelope.topic, error)
                 failures = 0
+                if self._waiting and self._waiting[0] is envelope:  # else dropped meanwhile
+                    self._waiting.popleft()
         finally:
             if client is not None:
                 client.close()
 
-    async def _forward(self, client: Client, envelope: Envelope) -> None:
-        request = ForwardRequest(envelope=envelope)
-        try:
-            await client.call(SERVICE, "Forward", request, Empty, timeout_s=_CALL_S)
-        except RemoteError as error:
-            # It was received and refused: sending it again would block all later ones.
-            log.error("containerd refused event %s: %s", envelope.topic, error)
+
+def _passing(error: ZeropodError) -> bool:
+    """Whether the same event may be taken a little later."""
+    if isinstance(error, RemoteError):
+        return error.status in _PASSING
+    return isinstance(error, Unavailable | DeadlineExceeded)
 
 
 @singledispatch
-def encode(event: object) -> tuple[str, Message]:
-    """Topic and message of an event."""
+def encode(event: object) -> tuple[str, Message] | None:
+    """Topic and message of an event; None for one that containerd is not told."""
     raise TypeError(f"no message for {event!r}")
 
 
@@ -171,10 +183,11 @@ def _(event: events.Exited) -> tuple[str, Message]:
 
 
 @encode.register
-def _(event: events.Deleted) -> tuple[str, Message]:
+def _(event: events.Deleted) -> tuple[str, Message] | None:
+    if event.process_id != event.id:
+        return None
     return "/tasks/delete", pb.TaskDelete(
         container_id=event.id,
-        id=event.process_id,
         pid=event.pid,
         exit_status=event.exit.status,
         exited_at=timestamp(event.exit.at_ns),

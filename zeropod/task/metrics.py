@@ -1,6 +1,11 @@
-"""What a container used, in the message of its cgroup version."""
+"""What a container used, in the message of its cgroup version.
+
+No limit is 2**64 - 1, as the stock shim has it, but for the processes of cgroup v1, where it is 0.
+"""
 
 from __future__ import annotations
+
+from typing import Final
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
@@ -8,7 +13,8 @@ from zeropod.api import cgroups_v1_pb2 as v1
 from zeropod.api import cgroups_v2_pb2 as v2
 from zeropod.container.stats import Usage
 
-_NS_PER_US = 1000
+_NS_PER_US: Final = 1000
+_UNLIMITED: Final = 2**64 - 1
 
 
 def encode(usage: Usage) -> AnyMessage:
@@ -19,7 +25,9 @@ def encode(usage: Usage) -> AnyMessage:
 
 def _v1(usage: Usage) -> v1.Metrics:
     return v1.Metrics(
-        pids=v1.PidsStat(current=usage.pids, limit=_limit(usage.pids_limit)),
+        pids=v1.PidsStat(
+            current=usage.pids, limit=0 if usage.pids_limit == _UNLIMITED else usage.pids_limit
+        ),
         cpu=v1.CPUStat(
             usage=v1.CPUUsage(
                 total=usage.cpu_ns, kernel=usage.cpu_kernel_ns, user=usage.cpu_user_ns
@@ -46,7 +54,7 @@ def _v1(usage: Usage) -> v1.Metrics:
 
 def _v2(usage: Usage) -> v2.Metrics:
     return v2.Metrics(
-        pids=v2.PidsStat(current=usage.pids, limit=_limit(usage.pids_limit)),
+        pids=v2.PidsStat(current=usage.pids, limit=usage.pids_limit),
         cpu=v2.CPUStat(
             usage_usec=usage.cpu_ns // _NS_PER_US,
             user_usec=usage.cpu_user_ns // _NS_PER_US,
@@ -64,8 +72,3 @@ def _v2(usage: Usage) -> v2.Metrics:
         ),
         memory_events=v2.MemoryEvents(),
     )
-
-
-def _limit(value: int) -> int:
-    """No limit is zero in both messages."""
-    return 0 if value >= 2**63 else value

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-not-found]
 
 from zeropod.api.runc_options_pb2 import Options as RuncOptions
 from zeropod.api.runtimeoptions_pb2 import Options as TomlOptions
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
 
 _MAX_TOML: Final = 1 << 20
+_MAX_ID: Final = 2**32 - 1
+_NO_CRIU_PATH: Final = "is not supported: put CRIU's directory into containerd's PATH"
 
 _KEYS: Final[Mapping[str, tuple[str, type]]] = {
     "BinaryName": ("binary_name", str),
@@ -36,9 +39,9 @@ _KEYS: Final[Mapping[str, tuple[str, type]]] = {
     "CriuImagePath": ("criu_image_path", str),
     "CriuWorkPath": ("criu_work_path", str),
 }
-_IGNORED: Final = frozenset(
-    {"CriuPath", "TypeUrl", "ConfigPath", "TaskApiAddress", "TaskApiVersion"}
-)
+_UNSUPPORTED: Final = frozenset({"CriuPath"})
+"""Known, and an error unless empty: containerd 1.x writes every key into its default file."""
+_IGNORED: Final = frozenset({"TypeUrl", "ConfigPath", "TaskApiAddress", "TaskApiVersion"})
 
 
 def decode(options: AnyMessage) -> RuntimeOptions:
@@ -61,6 +64,10 @@ def decode(options: AnyMessage) -> RuntimeOptions:
 
 
 def _from_runc(message: RuncOptions) -> RuntimeOptions:
+    if message.criu_path:
+        raise InvalidArgument(f"runtime options: criu_path {message.criu_path!r} {_NO_CRIU_PATH}")
+    for field in UnknownFieldSet(message):
+        raise InvalidArgument(f"runtime options: field {field.field_number} is not known")
     return RuntimeOptions(
         binary_name=message.binary_name or "runc",
         root=message.root,
@@ -80,18 +87,24 @@ def _from_toml(message: TomlOptions) -> RuntimeOptions:
     body = message.config_body
     if not body and message.config_path:
         try:
-            body = Path(message.config_path).read_bytes()[: _MAX_TOML + 1]
+            with Path(message.config_path).open("rb") as file:
+                body = file.read(_MAX_TOML + 1)
         except OSError as error:
             raise InvalidArgument(f"runtime options: {where}: {error.strerror}") from error
     if len(body) > _MAX_TOML:
         raise InvalidArgument(f"runtime options: {where}: longer than {_MAX_TOML} bytes")
     try:
         table = tomllib.loads(body.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"runtime options: {where}: not TOML: {error}") from error
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key in _IGNORED:
+            continue
+        if key in _UNSUPPORTED:
+            if value:
+                text = f"runtime options: {where}: {key} {value!r} {_NO_CRIU_PATH}"
+                raise InvalidArgument(text)
             continue
         if key not in _KEYS:
             known = ", ".join(sorted(_KEYS))
@@ -101,6 +114,8 @@ def _from_toml(message: TomlOptions) -> RuntimeOptions:
         if type(value) is not kind:
             text = f"runtime options: {where}: {key}: expected a {kind.__name__}, found {value!r}"
             raise InvalidArgument(text)
+        if isinstance(value, int) and not 0 <= value <= _MAX_ID:
+            raise InvalidArgument(f"runtime options: {where}: {key}: {value} is not an id")
         values[field] = value
     if not values.get("binary_name"):
         values["binary_name"] = "runc"

@@ -7,14 +7,17 @@ version lacks answers Unimplemented, as does every method that the table does no
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
 
 from zeropod.api import task_pb2 as pb
 from zeropod.api import task_types_pb2 as types
-from zeropod.container.container import Container, CreateRequest, Status
+from zeropod.api.runc_options_pb2 import ProcessDetails
+from zeropod.container.container import Container, CreateRequest, ProcessInfo, Status
 from zeropod.container.events import Stdio
 from zeropod.container.pod import Pod
 from zeropod.errors import InvalidArgument, NotFound, Unimplemented
@@ -33,6 +36,8 @@ _STATUS: Final = {
     Status.STOPPED: types.STOPPED,
 }
 _MAX_SIGNAL: Final = 64
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+"""Wider than what containerd accepts; ids become names of files and words of command lines."""
 
 Create = Callable[[CreateRequest, Pod], Awaitable[Container]]
 
@@ -68,7 +73,7 @@ class TaskService:
             "Kill": Method(pb.KillRequest, self._kill),
             "Exec": Method(pb.ExecProcessRequest, self._exec),
             "CloseIO": Method(pb.CloseIORequest, self._close_io),
-            "Wait": Method(pb.WaitRequest, self._wait),
+            "Wait": Method(pb.WaitRequest, self._wait, waits=True),
             "Stats": Method(pb.StatsRequest, self._stats),
             "Connect": Method(pb.ConnectRequest, self._connect),
             "Shutdown": Method(pb.ShutdownRequest, self._end),
@@ -76,8 +81,9 @@ class TaskService:
         return dict.fromkeys(SERVICES, methods)
 
     async def _create(self, request: pb.CreateTaskRequest) -> pb.CreateTaskResponse:
-        if not request.id or not request.bundle:
-            raise InvalidArgument("create: id and bundle must be given")
+        _check_id("create", request.id)
+        if not request.bundle.startswith("/"):
+            raise InvalidArgument(f"create: bundle {request.bundle!r}: expected an absolute path")
         if request.checkpoint:
             raise Unimplemented("create from a checkpoint is not supported by this version")
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
@@ -113,10 +119,7 @@ class TaskService:
         )
 
     async def _exec(self, request: pb.ExecProcessRequest) -> Empty:
-        if not request.exec_id:
-            raise InvalidArgument("exec: exec_id must be given")
-        if "/" in request.exec_id or request.exec_id in (".", ".."):
-            raise InvalidArgument(f"exec: {request.exec_id!r} is not a valid id")
+        _check_id("exec", request.exec_id)
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
         container = self._registry.get(request.id)
         await container.add_exec(request.exec_id, request.spec.value, stdio)
@@ -153,7 +156,7 @@ class TaskService:
 
     async def _pids(self, request: pb.PidsRequest) -> pb.PidsResponse:
         found = await self._registry.get(request.id).pids()
-        return pb.PidsResponse(processes=[types.ProcessInfo(pid=process.pid) for process in found])
+        return pb.PidsResponse(processes=[_process(info) for info in found])
 
     async def _stats(self, request: pb.StatsRequest) -> pb.StatsResponse:
         usage = await self._registry.get(request.id).stats()
@@ -176,3 +179,17 @@ class TaskService:
         if len(self._registry) == 0:
             self._shutdown()
         return Empty()
+
+
+def _check_id(verb: str, id: str) -> None:
+    if not _ID.fullmatch(id):
+        raise InvalidArgument(f"{verb}: {id!r} is not a valid id")
+
+
+def _process(info: ProcessInfo) -> types.ProcessInfo:
+    message = types.ProcessInfo(pid=info.pid)
+    if info.exec_id:
+        details = ProcessDetails(exec_id=info.exec_id)
+        name, value = details.DESCRIPTOR.full_name, details.SerializeToString()
+        message.info.CopyFrom(Any(type_url=name, value=value))
+    return message

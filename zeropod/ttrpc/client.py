@@ -9,7 +9,7 @@ from typing import Final, TypeVar, cast
 from google.protobuf.message import DecodeError, Message
 
 from zeropod.api.ttrpc_pb2 import Request, Response
-from zeropod.errors import Code, DeadlineExceeded, Unavailable, ZeropodError
+from zeropod.errors import Code, DeadlineExceeded, InvalidArgument, Unavailable, ZeropodError
 from zeropod.ttrpc.frame import Decoder, Frame, FrameType, Oversized
 
 _M = TypeVar("_M", bound=Message)
@@ -67,21 +67,25 @@ class Client(asyncio.Protocol):
         """Call and wait for the answer.
 
         Raises:
-            RemoteError: the peer answered with an error.
+            InvalidArgument: the request is too long for a frame.
+            RemoteError: the peer answered with an error, or with what is no answer (INTERNAL).
             DeadlineExceeded: no answer within ``timeout_s`` seconds.
             Unavailable: the connection is gone; whether the call had its effect is not known.
         """
         name = f"{service}/{method}"
         if self._transport is None or self._next > _MAX_STREAM_ID:
             raise Unavailable(f"{name}: the connection is closed")
-        stream_id, self._next = self._next, self._next + 2
         envelope = Request(service=service, method=method, payload=request.SerializeToString())
         if timeout_s is not None:
             envelope.timeout_nano = int(timeout_s * _NS)
+        try:
+            frame = Frame(self._next, FrameType.REQUEST, 0, envelope.SerializeToString()).encode()
+        except ValueError as error:
+            raise InvalidArgument(f"{name}: {error}") from error
+        stream_id, self._next = self._next, self._next + 2
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._waiting[stream_id] = answer
-        frame = Frame(stream_id, FrameType.REQUEST, 0, envelope.SerializeToString())
-        self._transport.write(frame.encode())
+        self._transport.write(frame)
         try:
             response = await asyncio.wait_for(answer, timeout_s)
         except TimeoutError:
@@ -90,7 +94,10 @@ class Client(asyncio.Protocol):
             self._waiting.pop(stream_id, None)
         if response.status.code != Code.OK:
             raise RemoteError(response.status.code, response.status.message)
-        return response_type.FromString(response.payload)
+        try:
+            return response_type.FromString(response.payload)
+        except DecodeError as error:
+            raise RemoteError(Code.INTERNAL, f"{name}: not a valid answer: {error}") from error
 
     def close(self) -> None:
         """Hang up; calls under way get Unavailable. Idempotent."""
@@ -98,7 +105,7 @@ class Client(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no such class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is of no such class
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -110,12 +117,14 @@ class Client(asyncio.Protocol):
             if waiting is None or waiting.done():
                 continue
             if isinstance(frame, Oversized):
-                waiting.set_exception(Unavailable(f"an answer of {frame.length} bytes is too long"))
+                text = f"an answer of {frame.length} bytes is too long"
+                waiting.set_exception(RemoteError(Code.RESOURCE_EXHAUSTED, text))
             elif frame.type == FrameType.RESPONSE:
                 try:
                     waiting.set_result(Response.FromString(frame.payload))
                 except DecodeError as error:
-                    waiting.set_exception(Unavailable(f"not a ttrpc response: {error}"))
+                    text = f"not a ttrpc response: {error}"
+                    waiting.set_exception(RemoteError(Code.INTERNAL, text))
 
     def _fail(self, why: str) -> None:
         for waiting in self._waiting.values():

@@ -2,7 +2,11 @@
 
 A call that has begun is finished: neither its timeout nor the end of its connection cancels it,
 because half a Create or Delete is worse than one whose answer nobody reads. The caller gets
-DEADLINE_EXCEEDED in time. Peers of another user than root are refused at once.
+DEADLINE_EXCEEDED in time. Only a `Method.waits` call, which changes nothing, ends with its timeout,
+its connection or the server: a containerd that comes and goes would else leave a heap of them.
+
+Bounded: connections, calls of each (stream.py), bytes of all requests under way, bytes of answers
+that a peer does not read. Peers of another user than root are refused at once.
 """
 
 from __future__ import annotations
@@ -25,15 +29,33 @@ from zeropod.ttrpc.stream import Opened, Refused, Streams
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Any], Awaitable[Message]]
+
+MAX_CONNECTIONS: Final = 64
+MAX_UNDER_WAY: Final = 4 * MAX_PAYLOAD
+MAX_UNREAD: Final = 2 * MAX_PAYLOAD
 _NS: Final = 1_000_000_000
 _MAX_TEXT: Final = 16 * 1024
+_UCRED: Final = struct.Struct("3i")
 
 
 class Method(NamedTuple):
-    """The type of a method's request and what answers it."""
+    """The type of a method's request and what answers it.
+
+    ``waits``: it only waits for something, and ending it early loses nothing.
+    """
 
     request: type[Message]
     handler: Handler
+    waits: bool = False
+
+
+class _Call(NamedTuple):
+    """A request that was understood. ``timeout_s`` is 0 without one."""
+
+    name: str
+    method: Method
+    argument: Message
+    timeout_s: float
 
 
 class Server:
@@ -52,6 +74,7 @@ class Server:
         self._server: asyncio.AbstractServer | None = None
         self._connections: set[_Connection] = set()
         self._calls: set[asyncio.Task[None]] = set()
+        self._under_way = 0
 
     async def serve(self, listening: socket.socket) -> None:
         """Begin to accept. Takes the socket over."""
@@ -62,16 +85,25 @@ class Server:
         """Accept no more, let running calls answer for up to ``grace_s`` seconds, hang up."""
         if self._server is not None:
             self._server.close()
+        for connection in self._connections:
+            connection.cancel_waits()
         if self._calls:
             _, late = await asyncio.wait(self._calls, timeout=grace_s)
             for task in late:
+                log.error("%s is cut off: it did not end within %g s", task.get_name(), grace_s)
                 task.cancel()
+            if late:
+                await asyncio.wait(late)
         for connection in tuple(self._connections):
             connection.hang_up()
 
     def admit(self, connection: _Connection, peer_uid: int) -> bool:
+        """Whether this peer is served."""
         if peer_uid != self._uid:
             log.warning("refused a connection by uid %d", peer_uid)
+            return False
+        if len(self._connections) >= MAX_CONNECTIONS:
+            log.warning("refused a connection: there are %d already", MAX_CONNECTIONS)
             return False
         self._connections.add(connection)
         return True
@@ -80,15 +112,23 @@ class Server:
         self._connections.discard(connection)
 
     def begin(self, connection: _Connection, event: Opened) -> None:
-        task = asyncio.ensure_future(self._call(connection, event))
+        """Understand a request and have it worked on, or answer why not."""
+        call = self._understand(event)
+        if isinstance(call, Response):
+            connection.answer(event.stream_id, call)
+            return
+        work = self._work(connection, event.stream_id, call, len(event.payload))
+        task = asyncio.get_running_loop().create_task(work, name=call.name)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
+        if call.method.waits:
+            connection.waits.add(task)
+            task.add_done_callback(connection.waits.discard)
 
-    async def _call(self, connection: _Connection, event: Opened) -> None:
-        response = await self._respond(event)
-        connection.answer(event.stream_id, response)
-
-    async def _respond(self, event: Opened) -> Response:
+    def _understand(self, event: Opened) -> _Call | Response:
+        if self._under_way + len(event.payload) > MAX_UNDER_WAY:
+            text = f"requests of more than {MAX_UNDER_WAY} bytes are under way"
+            return _failure(Code.RESOURCE_EXHAUSTED, text)
         try:
             request = Request.FromString(event.payload)
         except DecodeError as error:
@@ -103,14 +143,35 @@ class Server:
             argument = method.request.FromString(request.payload)
         except DecodeError as error:
             return _failure(Code.INVALID_ARGUMENT, f"{name}: not a valid message: {error}")
-        work = asyncio.ensure_future(_outcome(name, method.handler, argument))
-        timeout_s = request.timeout_nano / _NS if request.timeout_nano > 0 else None
-        self._calls.add(work)  # type: ignore[arg-type]
-        work.add_done_callback(self._calls.discard)  # type: ignore[arg-type]
+        return _Call(name, method, argument, max(request.timeout_nano, 0) / _NS)
+
+    async def _work(self, connection: _Connection, stream_id: int, call: _Call, size: int) -> None:
+        self._under_way += size
+        alarm: asyncio.TimerHandle | None = None
+        if call.timeout_s:
+            task = asyncio.current_task() if call.method.waits else None
+            alarm = asyncio.get_running_loop().call_later(
+                call.timeout_s, _expire, connection, stream_id, call, task
+            )
         try:
-            return await asyncio.wait_for(asyncio.shield(work), timeout_s)
-        except TimeoutError:
-            return _failure(Code.DEADLINE_EXCEEDED, f"{name} took longer than {timeout_s} s")
+            response = await _outcome(call.name, call.method.handler, call.argument)
+        except asyncio.CancelledError:
+            response = _failure(Code.CANCELLED, f"{call.name} was cut off")
+        finally:
+            self._under_way -= size
+            if alarm is not None:
+                alarm.cancel()
+        connection.answer(stream_id, response)
+
+
+def _expire(
+    connection: _Connection, stream_id: int, call: _Call, task: asyncio.Task[None] | None
+) -> None:
+    """Answer in time. What the call still answers later is not sent: the stream has ended."""
+    text = f"{call.name} took longer than {call.timeout_s:g} s"
+    connection.answer(stream_id, _failure(Code.DEADLINE_EXCEEDED, text))
+    if task is not None:
+        task.cancel()
 
 
 async def _outcome(name: str, handler: Handler, argument: Message) -> Response:
@@ -133,31 +194,34 @@ def _failure(code: Code, text: str) -> Response:
 class _Connection(asyncio.Protocol):
     """One peer: decodes what comes, writes what is answered."""
 
-    __slots__ = ("_decoder", "_server", "_streams", "_transport")
+    __slots__ = ("_decoder", "_server", "_streams", "_transport", "waits")
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._decoder = Decoder()
         self._streams = Streams()
         self._transport: asyncio.Transport | None = None
+        self.waits: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("socket")
-        creds = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        _, uid, _ = struct.unpack("3i", creds)
+        creds = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        _, uid, _ = _UCRED.unpack(creds)
         if self._server.admit(self, uid):
-            self._transport = cast(asyncio.Transport, transport)
+            # uvloop's transports are of no class of asyncio's.
+            self._transport = cast("asyncio.Transport", transport)
         else:
-            cast(asyncio.Transport, transport).abort()
+            cast("asyncio.Transport", transport).abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._server.forget(self)
+        self.cancel_waits()
 
     def data_received(self, data: bytes) -> None:
-        if self._transport is None:
-            return
         for frame in self._decoder.feed(data):
+            if self._transport is None:
+                return
             event = self._streams.receive(frame)
             if isinstance(event, Opened):
                 self._server.begin(self, event)
@@ -165,14 +229,25 @@ class _Connection(asyncio.Protocol):
                 self._send(event.stream_id, _failure(event.code, event.message))
 
     def answer(self, stream_id: int, response: Response) -> None:
+        """Send the answer of a stream, if the stream has not had one."""
         if self._streams.answered(stream_id):
             self._send(stream_id, response)
+
+    def cancel_waits(self) -> None:
+        """End the calls that only wait."""
+        for task in self.waits:
+            task.cancel()
 
     def hang_up(self) -> None:
         if self._transport is not None:
             self._transport.close()
 
     def _send(self, stream_id: int, response: Response) -> None:
-        if self._transport is not None:
-            frame = Frame(stream_id, FrameType.RESPONSE, 0, response.SerializeToString())
-            self._transport.write(frame.encode())
+        if self._transport is None:
+            return
+        frame = Frame(stream_id, FrameType.RESPONSE, 0, response.SerializeToString())
+        self._transport.write(frame.encode())
+        if self._transport.get_write_buffer_size() > MAX_UNREAD:
+            log.warning("hung up on a peer that reads no answers")
+            self._transport.abort()
+            self._transport = None
