@@ -1,8 +1,8 @@
 """Builds what pyproject.toml cannot say: the extensions, the BPF object and the launcher.
 
-`build_native` runs before everything else: clang makes the BPF object, cc the launcher, which enters
-the wheel as a script and so lands in the environment's ``bin/``. Whatever is missing ends the build
-with one sentence that names the Debian package to install.
+`build_native` runs before everything else: clang makes the BPF object, cc the launcher, which
+enters the wheel as a script and so lands in the environment's ``bin/``. Whatever is missing ends
+the build with one sentence that names the Debian package to install.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from setuptools import Command, Extension, setup
 from setuptools.command.build import build
@@ -82,7 +82,7 @@ def run(argv: list[str]) -> None:
 class BuildNative(Command):
     """The BPF object and the launcher."""
 
-    user_options: list[tuple[str, str | None, str]] = []
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
 
     def initialize_options(self) -> None:
         self.build_lib: str | None = None
@@ -155,7 +155,7 @@ def build_info() -> str:
 
 
 class Build(build):
-    sub_commands = [("build_native", None), *build.sub_commands]
+    sub_commands: ClassVar = [("build_native", None), *build.sub_commands]
 
 
 class BuildExt(build_ext):

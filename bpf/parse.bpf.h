@@ -4,12 +4,12 @@
 #define ZP_PARSE_BPF_H
 
 #define ZP_MAX_EXTENSIONS 6
-#define ZP_TCP_SOURCE 0
-#define ZP_TCP_DEST 2
-#define ZP_TCP_FLAGS 13
-#define ZP_TCP_CHECK 16
-#define ZP_FLAG_SYN 0x02
-#define ZP_FLAG_ACK 0x10
+#define ZP_TCP_SOURCE	  0
+#define ZP_TCP_DEST	  2
+#define ZP_TCP_FLAGS	  13
+#define ZP_TCP_CHECK	  16
+#define ZP_FLAG_SYN	  0x02
+#define ZP_FLAG_ACK	  0x10
 
 struct packet {
 	__u8 source[16];
@@ -67,8 +67,8 @@ static __always_inline int parse_v6(struct __sk_buff *skb, struct packet *packet
 			return 0;
 		if (next == IPPROTO_FRAGMENT)
 			return -ZP_COUNT_FRAGMENT;
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING &&
-		    next != IPPROTO_DSTOPTS && next != IPPROTO_AH)
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
+		    next != IPPROTO_AH)
 			return -ZP_COUNT_UNKNOWN_HEADER;
 		if (bpf_skb_load_bytes(skb, offset, extension, 2) < 0)
 			return -ZP_COUNT_MALFORMED;

@@ -24,8 +24,8 @@
 #include "parse.bpf.h"
 
 #define PASS -1 /* TCX_NEXT and TC_ACT_UNSPEC: the next program, if any, decides */
-#define DROP 2  /* TCX_DROP and TC_ACT_SHOT */
-#define LO   1  /* the kernel gives lo this index in every namespace */
+#define DROP 2	/* TCX_DROP and TC_ACT_SHOT */
+#define LO   1	/* the kernel gives lo this index in every namespace */
 
 const volatile __u8 count_loopback = 0;
 

@@ -32,16 +32,16 @@ struct zp_flow {
 _Static_assert(sizeof(struct zp_flow) == 36, "struct zp_flow");
 
 enum zp_counter {
-	ZP_COUNT_REDIRECTED,      /* opening packets sent to the activator */
-	ZP_COUNT_FLOW_IN,         /* later packets of redirected connections */
-	ZP_COUNT_FLOW_OUT,        /* answers of the activator */
-	ZP_COUNT_FLOW_FORGOTTEN,  /* opened anew while awake */
-	ZP_COUNT_FLOWS_FULL,      /* no room to remember a connection: passed on */
-	ZP_COUNT_DIRECT_DROPPED,  /* aimed at the activator's own port */
-	ZP_COUNT_FRAGMENT,        /* passed on: its ports cannot be seen or changed */
-	ZP_COUNT_MALFORMED,       /* passed on: a header that cannot be */
-	ZP_COUNT_UNKNOWN_HEADER,  /* passed on: an IPv6 extension header that is not known */
-	ZP_COUNT_REWRITE_FAILED,  /* dropped: half a rewrite must not pass */
+	ZP_COUNT_REDIRECTED,	 /* opening packets sent to the activator */
+	ZP_COUNT_FLOW_IN,	 /* later packets of redirected connections */
+	ZP_COUNT_FLOW_OUT,	 /* answers of the activator */
+	ZP_COUNT_FLOW_FORGOTTEN, /* opened anew while awake */
+	ZP_COUNT_FLOWS_FULL,	 /* no room to remember a connection: passed on */
+	ZP_COUNT_DIRECT_DROPPED, /* aimed at the activator's own port */
+	ZP_COUNT_FRAGMENT,	 /* passed on: its ports cannot be seen or changed */
+	ZP_COUNT_MALFORMED,	 /* passed on: a header that cannot be */
+	ZP_COUNT_UNKNOWN_HEADER, /* passed on: an IPv6 extension header that is not known */
+	ZP_COUNT_REWRITE_FAILED, /* dropped: half a rewrite must not pass */
 	ZP_COUNTERS,
 };
 

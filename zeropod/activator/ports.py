@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -61,11 +60,10 @@ def process_tree(pid: int) -> list[int]:
 
 
 def _socket_inodes(pid: int) -> Iterator[str]:
-    folder = f"/proc/{pid}/fd"
     with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                target = os.readlink(f"{folder}/{name}")
+                target = str(link.readlink())
                 if target.startswith("socket:["):
                     yield target[8:-1]
 

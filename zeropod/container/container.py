@@ -100,6 +100,7 @@ class Container:
         self._rootfs = request.rootfs
         self._execs: dict[str, Exec] = {}
         self._held_exit: tuple[int, Exit] | None = None
+        self._starting = False
 
     @classmethod
     async def create(cls, request: CreateRequest, pod: Pod) -> Container:
@@ -158,7 +159,14 @@ class Container:
             return await self._start_exec(self._exec(exec_id))
         async with self.lock:
             after = move(self.state_now, Verb.START, self.id)
-            await self.runtime.start(self.id, self.bundle.path)
+            self._starting = True
+            try:
+                await self.runtime.start(self.id, self.bundle.path)
+            except BaseException:
+                self._flush_held_exit()
+                raise
+            finally:
+                self._starting = False
             self._emit(events.Started(self.id, self.init.pid))
             if self.state_now is State.CREATED:
                 self.state_now = after
@@ -317,10 +325,8 @@ class Container:
     def _init_ended(self, pid: int, done: asyncio.Future[Exit]) -> None:
         if done.cancelled() or pid != self.init.live_pid:
             return
-        if self.state_now in (State.SCALING_DOWN, State.CREATED):
+        if self._starting or self.state_now is State.SCALING_DOWN:
             self._held_exit = (pid, done.result())
-            if self.state_now is State.CREATED and not self.lock.locked():
-                self._flush_held_exit()
             return
         self.publish_exit(done.result())
 

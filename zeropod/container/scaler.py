@@ -142,6 +142,11 @@ class Scaler:
             self._group.close()
             self._group = None
 
+    async def until(self, phase: Phase) -> None:
+        """Returns in that phase, or when the container has ended."""
+        while self.phase not in (phase, Phase.ENDED):
+            await self._next()
+
     async def ensure_awake(self, cause: str) -> None:
         """Returns when the processes run; restores them where they do not.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ class Cgroups:
     def of(cls, pid: int) -> Cgroups:
         """The cgroups of a live process. Raises FileNotFoundError when it is gone."""
         unified, v1 = None, {}
-        mounts = _mounts(Path("/proc/self/mountinfo").read_text())
+        mounts = _mounts()
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             for controller in controllers.split(","):
@@ -55,8 +55,13 @@ class Cgroups:
         return found
 
 
-@lru_cache(maxsize=1)
-def _mounts(mountinfo: str) -> dict[str, Path]:
+@cache
+def _mounts() -> dict[str, Path]:
+    """Those of this mount namespace; a node's cgroup mounts never change."""
+    return parse_mounts(Path("/proc/self/mountinfo").read_text())
+
+
+def parse_mounts(mountinfo: str) -> dict[str, Path]:
     """Controller → mount point; "" is the unified hierarchy."""
     found: dict[str, Path] = {}
     for line in mountinfo.splitlines():
@@ -66,14 +71,14 @@ def _mounts(mountinfo: str) -> dict[str, Path]:
         if kind == "cgroup2":
             found.setdefault("", point)
         elif kind == "cgroup":
-            for option in options.split(","):
+            for option in options.replace(" ", ",").split(","):
                 if option.startswith("name=") or option in _CONTROLLERS:
                     found.setdefault(option, point)
     return found
 
 
 _CONTROLLERS: Final = frozenset(
-    {
+    [
         "blkio",
         "cpu",
         "cpuacct",
@@ -88,5 +93,5 @@ _CONTROLLERS: Final = frozenset(
         "perf_event",
         "pids",
         "rdma",
-    }
+    ]
 )

@@ -2,27 +2,23 @@
 
 containerd sends mounts as mount(8) would take them: a type, a source and options, some of which are
 flags. Overlay's layer paths can be longer than the page that the kernel takes options in; then they
-are given relative to their common parent, from a forked child's working directory so that the
-shim's own stays where it is.
+are given relative to their common parent, by a thread with a working directory of its own.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import errno
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from zeropod.errors import RuntimeFailed
+from zeropod.oci import syscalls
 
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PAGE: Final = 4096
-_MNT_DETACH: Final = 2
-_UMOUNT_NOFOLLOW: Final = 8
 
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC = 1, 32, 4096, 16384
 _SET: Final = {
@@ -54,7 +50,6 @@ _CLEAR: Final = {
     "norelatime": 1 << 21,
     "nostrictatime": 1 << 24,
     "defaults": 0,
-    "loop": 0,
 }
 _PROPAGATION: Final = {
     "unbindable": 1 << 17,
@@ -120,76 +115,78 @@ def mount_all(mounts: Sequence[Mount], root: Path) -> None:
 
 
 def unmount_all(target: Path) -> None:
-    """Unmount whatever is mounted at ``target``, all of it, lazily. None there is no error."""
-    name = os.fsencode(target)
-    while _LIBC.umount2(name, _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
-        pass
-    code = ctypes.get_errno()
-    if code not in (errno.EINVAL, errno.ENOENT):
-        raise RuntimeFailed(f"unmount {target}: {os.strerror(code)}")
+    """Unmount whatever is mounted at ``target``, all of it, lazily. None there is no error.
+
+    Raises:
+        RuntimeFailed: the kernel refused.
+    """
+    try:
+        while True:
+            syscalls.umount2(str(target), syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise RuntimeFailed(f"unmount {target}: {error.strerror}") from error
 
 
 def _mount(mount: Mount, target: Path) -> None:
     parsed = parse(mount.options)
     try:
+        if "loop" in parsed.data.split(","):
+            raise OSError(errno.EOPNOTSUPP, "loop devices are not supported by this version")
         if len(os.fsencode(parsed.data)) >= _PAGE:
             _mount_from_parent(mount, parsed, target)
         else:
-            _call(mount.source, str(target), mount.type, parsed.flags, parsed.data)
+            syscalls.mount(mount.source, str(target), mount.type, parsed.flags, parsed.data)
         if parsed.flags & MS_BIND and parsed.flags & ~(MS_BIND | MS_REC):
             # A bind takes no other flags: they need a second call.
-            _call(mount.source, str(target), mount.type, parsed.flags | MS_REMOUNT, parsed.data)
+            flags = parsed.flags | MS_REMOUNT
+            syscalls.mount(mount.source, str(target), mount.type, flags, parsed.data)
         if parsed.propagation:
-            _call("", str(target), "", parsed.propagation, "")
+            syscalls.mount("", str(target), "", parsed.propagation, "")
     except OSError as error:
         text = f"mount {mount.type} {mount.source} at {target}: {error.strerror}"
         raise RuntimeFailed(text) from error
 
 
-def _call(source: str, target: str, kind: str, flags: int, data: str) -> None:
-    if _LIBC.mount(
-        os.fsencode(source) or None,
-        os.fsencode(target),
-        kind.encode() or None,
-        ctypes.c_ulong(flags),
-        os.fsencode(data) or None,
-    ):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-
-
 def _mount_from_parent(mount: Mount, parsed: Parsed, target: Path) -> None:
-    keys = ("lowerdir=", "upperdir=", "workdir=")
-    options = parsed.data.split(",")
-    paths = [
-        path
-        for option in options
-        if option.startswith(keys)
-        for path in option.partition("=")[2].split(":")
-    ]
-    parent = os.path.commonpath(paths) if paths else ""
-    if not parent or parent == "/":
+    parent, short = shorten(parsed.data)
+    failure: list[OSError] = []
+
+    def work() -> None:
+        try:
+            syscalls.unshare(syscalls.CLONE_FS)
+            os.chdir(parent)
+            syscalls.mount(mount.source, str(target), mount.type, parsed.flags, short)
+        except OSError as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+_LAYERS: Final = ("lowerdir", "upperdir", "workdir")
+
+
+def shorten(data: str) -> tuple[str, str]:
+    """Overlay options with paths relative to the layers' common parent: (parent, options).
+
+    Raises:
+        OSError: E2BIG where that does not make them fit into a page.
+    """
+    options = [option.partition("=")[::2] for option in data.split(",")]
+    paths = [path for key, value in options if key in _LAYERS for path in value.split(":")]
+    parent = os.path.commonpath(paths) if paths and all(map(os.path.isabs, paths)) else "/"
+    if parent == "/":
         raise OSError(errno.E2BIG, "the options are longer than a page and share no parent folder")
     short = ",".join(
         f"{key}={':'.join(os.path.relpath(path, parent) for path in value.split(':'))}"
-        if f"{key}=" in keys
-        else option
-        for option in options
-        for key, _, value in [option.partition("=")]
+        if key in _LAYERS
+        else f"{key}={value}".removesuffix("=")
+        for key, value in options
     )
     if len(os.fsencode(short)) >= _PAGE:
         raise OSError(errno.E2BIG, "the options are longer than a page")
-    pid = os.fork()
-    if pid == 0:
-        code = errno.EIO
-        with contextlib.suppress(BaseException):
-            try:
-                os.chdir(parent)
-                _call(mount.source, str(target), mount.type, parsed.flags, short)
-                code = 0
-            except OSError as error:
-                code = error.errno or errno.EIO
-        os._exit(code)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status:
-        raise OSError(status, os.strerror(status) if status > 0 else "the helper was killed")
+    return parent, short

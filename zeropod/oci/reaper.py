@@ -207,6 +207,10 @@ class Reaper:
         for pid in tuple(self._foreign):
             self._foreign.discard(pid)
             self._ended_or_gone(pid)
+        # Not at once: the news of a process that native code has started is in this same round.
+        self._loop.call_soon(self._sweep_idle)
+
+    def _sweep_idle(self) -> None:
         if not self._under_way:
             self._sweep()
 

@@ -81,7 +81,7 @@ class Runtime:
         where = ["--bundle", str(bundle), "--pid-file", str(pid_file)]
         with self._reaper.command():
             await self._run("create", id, bundle, [*where, *extra, id], stdio, timeout_s=_SLOW_S)
-            return self._pid(pid_file)
+            return self._watched(pid_file)
 
     async def start(self, id: str, bundle: Path) -> None:
         await self._run("start", id, bundle, [id])
@@ -93,7 +93,7 @@ class Runtime:
         rest = ["--detach", "--process", str(process), "--pid-file", str(pid_file), id]
         with self._reaper.command():
             await self._run("exec", id, bundle, rest, stdio)
-            return self._pid(pid_file)
+            return self._watched(pid_file)
 
     async def kill(self, id: str, bundle: Path, signal: int, *, all: bool = False) -> None:
         """Signal init, or every process. Raises NotFound when there is nothing left to signal."""
@@ -207,6 +207,6 @@ class Runtime:
             raise RuntimeFailed(f"{name}: {said or f'ended with status {done.status}'}")
         return done
 
-    @staticmethod
-    def _pid(pid_file: Path) -> int:
-        return int(pid_file.read_text())
+    def _watched(self, pid_file: Path) -> int:
+        """The pid that the runtime wrote, watched before a sweep can take what has ended
+        already.""" pid = int(pid_file.read_text()) self._reaper.watch(pid) return pid

@@ -4,11 +4,12 @@ import socket
 import sys
 from pathlib import Path
 
-from zeropod.shim import main, zygote
+from zeropod.shim import main, process, zygote
 from zeropod.shim.assemble import serve
 
 
 def _run() -> int:
+    process.prepare()
     if sys.argv[1:2] == ["zygote"]:
         zygote.main(Path(sys.argv[2]), serve)
         return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
 
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 def serve(shim: Shim, ready: Callable[[], None]) -> None:
     """Serve until containerd asks for the end or a signal does."""
+    os.environ["UV_USE_IO_URING"] = "0"  # rings and a kernel thread that nothing here needs
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
@@ -44,10 +46,10 @@ async def _serve(shim: Shim, ready: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     registry = Registry()
-    publisher = Publisher(shim.invocation.ttrpc_address, shim.invocation.namespace)
+    publisher = Publisher(shim.ttrpc_address, shim.namespace)
     pod = Pod(
         loop,
-        namespace=shim.invocation.namespace,
+        namespace=shim.namespace,
         node=NodeSettings.load(),
         emit=publisher.publish,
         make_scaler=make_scaler,

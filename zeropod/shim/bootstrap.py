@@ -57,16 +57,19 @@ def socket_path(address: str, namespace: str, group: str, root: Path = SOCKET_RO
 class ShimSocket:
     """The listening socket of this shim, and its name in the file system. Owns both."""
 
-    def __init__(self, path: Path, listening: socket.socket) -> None:
+    __slots__ = ("_inode", "listening", "path")
+
+    def __init__(self, path: str, listening: socket.socket) -> None:
         self.path = path
         self.listening = listening
-        self._inode = path.stat().st_ino
+        self._inode = os.lstat(path).st_ino
 
     def withdraw(self) -> None:
         """Take the name away, so that a later start makes a shim of its own. Idempotent."""
-        with _alone(self.path.parent), contextlib.suppress(FileNotFoundError):
-            if self.path.stat().st_ino == self._inode:
-                self.path.unlink()
+        path = Path(self.path)
+        with _alone(path.parent), contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == self._inode:
+                path.unlink()
 
     def close(self) -> None:
         self.withdraw()
@@ -90,7 +93,7 @@ def claim(path: Path) -> ShimSocket | None:
             raise
         finally:
             os.umask(before)
-        return ShimSocket(path, listening)
+        return ShimSocket(str(path), listening)
 
 
 def remove_dead(path: Path) -> None:

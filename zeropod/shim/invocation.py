@@ -11,6 +11,7 @@ import array
 import os
 import re
 import socket
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,8 @@ def parse(
         address=values.get("address", ""),
         bundle=values.get("bundle") or cwd,
         debug=debug,
-        environ=environ,
+        # containerd's own notify socket: a runtime that finds it wants to pass it on to init.
+        environ={key: value for key, value in environ.items() if key != "NOTIFY_SOCKET"},
         stdin=stdin,
         launcher_pid=launcher_pid,
         containerd_pid=containerd_pid,
@@ -115,9 +117,10 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
-    def receive(self) -> Invocation:
-        """Take the request, claim it and wait for the launcher's word.
+    def receive(self, owner: int) -> Invocation:
+        """Take the request, claim it for ``owner`` and wait for the launcher's word.
 
+        ``owner``: the process with whose death all work on the request ends.
         Changes the working directory to the launcher's and back to /.
 
         Raises:
@@ -136,7 +139,9 @@ class Channel:
                 raise Unavailable("the launcher is gone")
             if build.decode() != BUILD_ID:
                 raise Unavailable(f"this is build {BUILD_ID}, the launcher is of {build.decode()}")
-            self._connection.send(b"claim")
+            who = struct.pack("3i", owner, os.geteuid(), os.getegid())
+            claim = [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, who)]
+            self._connection.sendmsg([b"claim"], claim)
             if self._connection.recv(16) != b"go":
                 raise Unavailable("the launcher is gone")
             return self._read(*descriptors)

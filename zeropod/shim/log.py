@@ -31,15 +31,15 @@ class FifoHandler(logging.Handler):
     def __init__(self, descriptor: int, **fields: str) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self._fields = fields
+        self.fields = fields
         self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            lines = [format_record(record, self._fields)]
+            lines = [format_record(record, self.fields)]
             if self._dropped:
                 lost = f"{self._dropped} log lines were dropped: nobody read them"
-                lines.insert(0, format_line(record.created, "warning", lost, self._fields))
+                lines.insert(0, format_line(record.created, "warning", lost, self.fields))
             for line in lines:
                 os.write(self._descriptor, line)
             self._dropped = 0
@@ -80,10 +80,13 @@ def open_fifo(path: str) -> int:
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
+HANDLER: Final = FifoHandler(2)
+"""The shim's own: made before the fork, so that a shim has only to fill in who it is."""
+
+
 def set_up(descriptor: int, *, debug: bool, **fields: str) -> None:
-    """Send everything that is logged to ``descriptor``; stderr, with it tracebacks, as well."""
+    """Send everything that is logged to ``descriptor``, and with it all that goes to stderr."""
     os.dup2(descriptor, 2)
-    root = logging.getLogger()
-    root.handlers[:] = [FifoHandler(descriptor, **fields)]
-    root.setLevel(logging.DEBUG if debug else logging.INFO)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    HANDLER.fields = fields
+    logging.root.handlers[:] = [HANDLER]
+    logging.root.setLevel(logging.DEBUG if debug else logging.INFO)

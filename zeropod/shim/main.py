@@ -1,19 +1,26 @@
 """One invocation from arrival to end: `start`, which becomes a shim or finds one, or `delete`.
 
 Runs in a process of its own, forked from the zygote or started by the launcher, which knows no
-difference. Everything that is served lies in the callable `Serve` (assemble.py), so that this
-module can be tried without containers.
+difference. That process is the future shim, and every page that it touches is private memory for
+as long as the pod lives, because Python counts references in the objects themselves. So it lets a
+child of its own do what is needed once (read the request, find the group, bind the socket, enter
+the cgroup: 2 MB of touched pages) and takes only the result, some strings and two descriptors.
+`delete`, and a start that finds a shim, are answered by the child; there is nothing to become then.
+
+The child dies with the shim, and the shim ends when the child does without a result: the launcher
+sees the end of both, and of nothing less, as the end of file on its connection.
 """
 
 from __future__ import annotations
 
+import array
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, TypeAlias
 
 from zeropod.errors import Unavailable, ZeropodError
@@ -21,16 +28,18 @@ from zeropod.shim import bootstrap, delete, log, process
 from zeropod.shim.invocation import Channel, Invocation
 
 NAME: Final = "containerd-shim-zeropod-v2"
-SHIM_ENV: Final = delete.SHIM_ENV
-_log = logging.getLogger(__name__)
+_STRINGS: Final = 7
+_END: Final = b"\0end"
 
 
 @dataclass(frozen=True, slots=True)
 class Shim:
     """What a shim knows of itself before it serves its first request."""
 
-    invocation: Invocation
+    id: str
+    namespace: str
     group: str
+    ttrpc_address: str
     socket: bootstrap.ShimSocket
 
 
@@ -40,58 +49,132 @@ Serve: TypeAlias = Callable[[Shim, Callable[[], None]], None]
 
 def run(connection: socket.socket, serve: Serve) -> int:
     """Do what the launcher at the other end wants. Returns the exit code of this process."""
-    channel = Channel(connection)
+    result, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    owner = os.getpid()
+    if os.fork() == 0:
+        code = 1
+        try:
+            result.close()
+            process.die_with(owner)
+            code = _prepare(Channel(connection), owner, childs)
+            connection.close()
+            childs.close()  # the shim goes on; tearing our memory down takes a millisecond
+        finally:
+            os._exit(code)
+    childs.close()
+    data, descriptors = _receive(result)
+    result.close()
+    if not descriptors:
+        return 0  # all is said
+    if not data.endswith(_END):
+        return 1  # killed in the middle of a sentence
+    return _become_shim(Channel(connection), data, descriptors, serve)
+
+
+def _become_shim(channel: Channel, data: bytes, descriptors: list[int], serve: Serve) -> int:
+    listening, fifo = descriptors
+    strings = os.fsdecode(data.removesuffix(_END)).split("\0")
+    id, namespace, group, ttrpc_address, path, answer, debug = strings[:_STRINGS]
+    process.become_leader()
+    log.set_up(fifo, debug=bool(debug), id=id, namespace=namespace)
+    os.close(fifo)
+    for entry in strings[_STRINGS:]:
+        key, _, value = entry.partition("=")
+        os.environ[key] = value
+    claimed = bootstrap.ShimSocket(path, socket.socket(fileno=listening))
+    shim = Shim(id, namespace, group, ttrpc_address, claimed)
     try:
-        invocation = channel.receive()
-        process.become_own(invocation.environ)
-        process.join_cgroup_of(invocation.launcher_pid)
-        if invocation.action == "delete":
-            channel.answer(delete.delete(invocation))
-        else:
-            _start(invocation, channel, serve)
-    except Unavailable as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        return 1
+        serve(shim, lambda: channel.answer(answer.encode()))
     except Exception as error:
-        text = str(error) if isinstance(error, ZeropodError) else f"{type(error).__name__}: {error}"
-        if logging.root.handlers:  # the shim's own log; before that the answer has to say it all
-            _log.exception("%s", text)
-        channel.answer(f"{NAME}: {text}\n".encode(), code=1)
+        text = _text(error)
+        logging.exception("%s", text)
+        claimed.close()
+        _refuse(channel, text)
         return 1
     finally:
+        claimed.close()
         channel.close()
     return 0
 
 
-def _start(invocation: Invocation, channel: Channel, serve: Serve) -> None:
+def _prepare(channel: Channel, owner: int, result: socket.socket) -> int:
+    """The part of the child. Returns its exit code."""
+    try:
+        invocation = channel.receive(owner)
+        process.join_cgroup_of(invocation.launcher_pid, owner)
+        if invocation.action == "delete":
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.environ.update(invocation.environ)
+            channel.answer(delete.delete(invocation))
+        else:
+            _start(invocation, channel, owner, result)
+    except Unavailable as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        _refuse(channel, _text(error))
+        return 1
+    return 0
+
+
+def _start(invocation: Invocation, channel: Channel, owner: int, result: socket.socket) -> None:
     group = bootstrap.group(invocation.bundle, invocation.id)
     path = bootstrap.socket_path(invocation.address, invocation.namespace, group)
     answer = bootstrap.answer(path, invocation.environ)
+    cgroup = bootstrap.shim_cgroup(invocation)
     claimed = bootstrap.claim(path)
-    bootstrap.write_address(invocation.bundle, path)
-    if claimed is None:
-        channel.answer(answer)
-        return
     try:
-        _become_shim(invocation, path)
-        serve(Shim(invocation, group, claimed), lambda: channel.answer(answer))
-    finally:
-        claimed.close()
+        bootstrap.write_address(invocation.bundle, path)
+        if claimed is None:
+            channel.answer(answer)
+            return
+        process.follow_oom_score(invocation.containerd_pid, owner)
+        if cgroup:
+            process.join_cgroup(cgroup, owner)
+        process.raise_file_limit(owner)
+        process.set_title(
+            owner,
+            NAME,
+            *("-namespace", invocation.namespace, "-id", invocation.id),
+            *("-address", invocation.address),
+        )
+        environ = {**invocation.environ, delete.SHIM_ENV: path.name}
+        strings = (
+            *(invocation.id, invocation.namespace, group, invocation.ttrpc_address, str(path)),
+            *(answer.decode(), "debug" if invocation.debug else ""),
+            *(f"{key}={value}" for key, value in environ.items()),
+        )
+        fifo = log.open_fifo(f"{invocation.bundle}/log")
+        _send(result, os.fsencode("\0".join(strings)) + _END, [claimed.listening.fileno(), fifo])
+    except BaseException:
+        if claimed is not None:
+            claimed.close()
+        raise
 
 
-def _become_shim(invocation: Invocation, path: Path) -> None:
-    fifo = log.open_fifo(f"{invocation.bundle}/log")
-    log.set_up(fifo, debug=invocation.debug, id=invocation.id, namespace=invocation.namespace)
-    process.dump_stacks_on_signal(fifo)
-    if invocation.containerd_pid > 0:
-        process.follow_oom_score(invocation.containerd_pid)
-    if cgroup := bootstrap.shim_cgroup(invocation):
-        process.join_cgroup(cgroup)
-    process.become_subreaper()
-    process.raise_file_limit()
-    os.environ[SHIM_ENV] = path.name
-    process.set_title(
-        NAME,
-        *("-namespace", invocation.namespace, "-id", invocation.id),
-        *("-address", invocation.address),
-    )
+def _send(result: socket.socket, data: bytes, descriptors: list[int]) -> None:
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    sent = result.sendmsg([data], rights)
+    result.sendall(data[sent:])
+
+
+def _receive(result: socket.socket) -> tuple[bytes, list[int]]:
+    """All that the child sends until it ends."""
+    data, control, _, _ = result.recvmsg(65536, socket.CMSG_SPACE(8))
+    descriptors = array.array("i")
+    for _, _, rights in control:
+        descriptors.frombytes(rights)
+    while more := result.recv(65536):
+        data += more
+    return data, list(descriptors)
+
+
+def _refuse(channel: Channel, text: str) -> None:
+    try:
+        channel.answer(f"{NAME}: {text}\n".encode(), code=1)
+    except Unavailable as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, ZeropodError) else f"{type(error).__name__}: {error}"

@@ -1,62 +1,72 @@
 """What the shim is to the kernel: session, signals, cgroup, oom score, limits, title.
 
 A child of the zygote starts with what the zygote has; here it gets what it would have had if
-containerd had executed it: containerd's cgroup, its oom score plus one, its environment.
+containerd had executed it: containerd's cgroup and its oom score plus one. What can be done to
+another process takes its pid, because a helper does it for the shim (main.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import faulthandler
 import os
 import resource
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from zeropod.errors import InvalidArgument
 
+_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _OOM_SCORE_MAX: Final = 1000
+_COMM: Final = ctypes.create_string_buffer(b"containerd-shim")
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def become_own(environ: Mapping[str, str]) -> None:
-    """Leave the zygote's session, signals and environment behind. Working directory: /."""
-    with contextlib.suppress(PermissionError):  # an interpreter of our own leads its session
-        os.setsid()
-    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+def prepare() -> None:
+    """Once per program, before any fork: what every shim has in common."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    os.chdir("/")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)  # as containerd's shims do
     os.environ.clear()
-    os.environ.update(environ)
 
 
-def become_subreaper() -> None:
-    """Containers outlive the runtime that made them and become our children."""
+def become_leader() -> None:
+    """A session of our own, and the processes that containers leave become our children."""
+    try:  # not contextlib, which would touch memory of every shim
+        os.setsid()
+    except PermissionError:
+        pass  # an interpreter of our own leads its session already
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_NAME, _COMM)
 
 
-def raise_file_limit() -> None:
+def die_with(parent: int) -> None:
+    """SIGKILL when ``parent`` ends; at once if it has."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raise_file_limit(pid: int) -> None:
     """A thousand held connections need descriptors."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def join_cgroup_of(pid: int) -> None:
-    """Enter the cgroups of a process, in each hierarchy where they are not ours already."""
-    ours = _cgroups("self")
-    for key, path in _cgroups(str(pid)).items():
+def join_cgroup_of(model: int, pid: int) -> None:
+    """Put ``pid`` into the cgroups of ``model``, in each hierarchy where it is not already."""
+    ours = _cgroups(pid)
+    for key, path in _cgroups(model).items():
         if ours.get(key) != path:
-            _enter(hierarchies()[key] / path.lstrip("/"))
+            _enter(hierarchies()[key] / path.lstrip("/"), pid)
 
 
-def join_cgroup(path: str) -> None:
-    """Enter ``path`` in every hierarchy that has it (the runtime option ShimCgroup).
+def join_cgroup(path: str, pid: int) -> None:
+    """Put ``pid`` into ``path`` in every hierarchy that has it (the runtime option ShimCgroup).
 
     Raises:
         InvalidArgument: no hierarchy has it.
@@ -69,31 +79,29 @@ def join_cgroup(path: str) -> None:
     if not found:
         raise InvalidArgument(f"ShimCgroup {path!r} does not exist")
     for folder in found:
-        _enter(folder)
+        _enter(folder, pid)
 
 
-def follow_oom_score(pid: int) -> None:
-    """The kernel shall kill the shim before containerd: one more than ``pid`` has."""
-    score = min(int(Path(f"/proc/{pid}/oom_score_adj").read_text()) + 1, _OOM_SCORE_MAX)
-    own = Path("/proc/self/oom_score_adj")
+def follow_oom_score(model: int, pid: int) -> None:
+    """The kernel shall kill ``pid`` before ``model``: its score is one more."""
+    score = min(int(Path(f"/proc/{model}/oom_score_adj").read_text()) + 1, _OOM_SCORE_MAX)
+    own = Path(f"/proc/{pid}/oom_score_adj")
     if int(own.read_text()) != score:
         own.write_text(str(score))
 
 
-def dump_stacks_on_signal(log_fd: int) -> None:
-    """SIGUSR1 writes the stacks to the log, as with containerd's own shims."""
-    faulthandler.register(signal.SIGUSR1, file=log_fd, all_threads=True)
-
-
-def set_title(name: str, *arguments: str) -> None:
-    """Show ``name`` and arguments in ps, as far as the command line we began with has room."""
-    _prctl(_PR_SET_NAME, ctypes.create_string_buffer(name.encode()[:15]))
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+def set_title(pid: int, name: str, *arguments: str) -> None:
+    """Show ``name`` and arguments in ps, as far as the command line ``pid`` began with has room."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])
-    title = b"\0".join(os.fsencode(part) for part in (name, *arguments))[: end - start - 1]
-    if start and end > start:
-        ctypes.memset(start, 0, end - start)
-        ctypes.memmove(start, title, len(title))
+    room = end - start
+    if start and room > 0:
+        title = b"\0".join(os.fsencode(part) for part in (name, *arguments))[: room - 1]
+        memory = os.open(f"/proc/{pid}/mem", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(memory, title.ljust(room, b"\0"), start)
+        finally:
+            os.close(memory)
 
 
 def _prctl(option: int, value: int | ctypes.Array[ctypes.c_char]) -> None:
@@ -102,7 +110,7 @@ def _prctl(option: int, value: int | ctypes.Array[ctypes.c_char]) -> None:
         raise OSError(number, f"prctl {option}: {os.strerror(number)}")
 
 
-def _cgroups(pid: str) -> dict[str, str]:
+def _cgroups(pid: int) -> dict[str, str]:
     """Controllers (or ``name=…``, or "" for the second version) → path."""
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     return {key: path for _, key, path in (line.split(":", 2) for line in lines)}
@@ -110,7 +118,7 @@ def _cgroups(pid: str) -> dict[str, str]:
 
 def hierarchies() -> dict[str, Path]:
     """Controllers (``name=…``, or "" for the second version) → where they are mounted."""
-    keys = _cgroups("self")
+    keys = _cgroups(os.getpid())
     found: dict[str, Path] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
@@ -126,5 +134,5 @@ def hierarchies() -> dict[str, Path]:
     return found
 
 
-def _enter(folder: Path) -> None:
-    (folder / "cgroup.procs").write_text(str(os.getpid()))
+def _enter(folder: Path, pid: int) -> None:
+    (folder / "cgroup.procs").write_text(str(pid))

@@ -13,7 +13,6 @@ import ctypes
 import gc
 import os
 import select
-import signal
 import socket
 import struct
 import sys
@@ -30,7 +29,6 @@ _IN_CLOEXEC_NONBLOCK: Final = os.O_CLOEXEC | os.O_NONBLOCK
 
 def serve_forks(listening: socket.socket, parent_pidfd: int, path: Path, serve: Serve) -> None:
     """Fork a child per connection until the parent ends or the socket at ``path`` is not ours."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     own = path.stat().st_ino
     with _watch(path.parent) as watch:
         poll = select.poll()
@@ -105,6 +103,6 @@ def main(path: Path, serve: Serve) -> None:
     """Serve on descriptor 3, which listens at ``path``, while the process of pidfd 4 lives."""
     gc.disable()
     with socket.socket(fileno=3) as listening:
-        process.follow_oom_score(os.getpid())
-        process.set_title("zeropod-zygote")
+        process.follow_oom_score(os.getpid(), os.getpid())
+        process.set_title(os.getpid(), "zeropod-zygote")
         serve_forks(listening, 4, path, serve)

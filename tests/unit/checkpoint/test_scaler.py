@@ -32,8 +32,8 @@ class Rig(SimpleNamespace):
     group: FakeGroup
 
     async def until(self, phase: Phase) -> None:
-        while self.scaler.phase is not phase:
-            await self.scaler._next()
+        await self.scaler.until(phase)
+        assert self.scaler.phase is phase
 
     async def asleep(self) -> None:
         self.scaler.started()

@@ -91,7 +91,7 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launcher:
 def test_a_request_is_claimed_and_answered(launcher: Launcher, tmp_path: Path) -> None:
     launcher.send(*ARGV, b"PATH=/bin", b"A=b=c", argc=5, stdin=b"opts")
     launcher.end.send(b"go")
-    found = launcher.channel.receive()
+    found = launcher.channel.receive(os.getpid())
     assert launcher.end.recv(16) == b"claim"
     assert found.bundle == str(tmp_path)
     assert found.environ == {"PATH": "/bin", "A": "b=c"}
@@ -105,13 +105,13 @@ def test_nothing_is_done_for_a_launcher_that_gave_up(launcher: Launcher) -> None
     launcher.send(*ARGV, argc=5)
     launcher.end.close()
     with pytest.raises(Unavailable, match="the launcher is gone"):
-        launcher.channel.receive()
+        launcher.channel.receive(os.getpid())
 
 
 def test_another_build_is_not_served(launcher: Launcher) -> None:
     launcher.send(*ARGV, argc=5, build="other")
     with pytest.raises(Unavailable, match="the launcher is of other"):
-        launcher.channel.receive()
+        launcher.channel.receive(os.getpid())
 
 
 def descriptors() -> list[str]:
@@ -124,7 +124,7 @@ def test_no_descriptor_is_kept(launcher: Launcher) -> None:
         launcher.send(*ARGV, argc=5, build=build)
         launcher.end.send(b"go")
         try:
-            launcher.channel.receive()
+            launcher.channel.receive(os.getpid())
         except Unavailable:
             assert build == "other"
     assert descriptors() == before

@@ -1,0 +1,235 @@
+"""A container over real runc and CRIU: everything below the task service, no containerd.
+
+The test process itself enters a mount namespace of its own with an empty /run (CRIU caches its
+kernel tests there) and becomes a subreaper, as a shim is. The container shares network, IPC and UTS
+namespaces with a process that stands for the pod's sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import kernel, tools
+from lab.paths import TOOLS
+from zeropod._fastpath._netns import socket_in
+from zeropod.checkpoint.debris import unmount_below
+from zeropod.config import NodeSettings
+from zeropod.container.container import Container, CreateRequest
+from zeropod.container.events import Event, Stdio
+from zeropod.container.phase import Phase
+from zeropod.container.pod import Pod
+from zeropod.container.scaler import Scaler, make_scaler
+from zeropod.oci.mounts import unmount_all
+from zeropod.oci.runtime import RuntimeOptions
+
+PREFIX = "zeropod.ctrox.dev/"
+_SANDBOX = "ip link set lo up; echo; exec sleep infinity"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machine() -> None:
+    if os.geteuid():
+        pytest.fail("tests/criu needs root: it dumps and restores containers")
+    tools.build()
+    kernel.unshare(kernel.CLONE_NEWNS)
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+    kernel.become_subreaper()
+    os.environ["PATH"] = f"{TOOLS / 'bin'}:{os.environ['PATH']}"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[int]:
+    """A process with the namespaces of a pod. Its pid."""
+    command = ["unshare", "--net", "--ipc", "--uts", "sh", "-c", _SANDBOX]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+@dataclass
+class Box:
+    """One container and its surroundings."""
+
+    pod: Pod
+    container: Container
+    sandbox: int
+    ticks: Path
+    images: Path
+    events: list[Event]
+    output: int
+    _netns: int = field(default=-1)
+
+    @property
+    def scaler(self) -> Scaler:
+        assert self.container.scaler is not None
+        return self.container.scaler
+
+    @property
+    def pid(self) -> int:
+        return self.container.init.live_pid
+
+    async def ask(self) -> tuple[str, int]:
+        """(boot id, count), asked over TCP from inside the pod's network."""
+        loop = asyncio.get_running_loop()
+        with socket.socket(fileno=socket_in(self._netns, socket.AF_INET, socket.SOCK_STREAM)) as s:
+            s.setblocking(False)
+            await loop.sock_connect(s, ("127.0.0.1", 8080))
+            await loop.sock_sendall(s, b"?\n")
+            answer = b""
+            while data := await loop.sock_recv(s, 4096):
+                answer += data
+        boot, count = answer.split()
+        return boot.decode(), int(count)
+
+    async def asleep(self) -> None:
+        await self.scaler.until(Phase.ASLEEP)
+
+    def newest(self) -> Path:
+        """The images of this sleep."""
+        return max(self.images.glob("*/[0-9]*"), key=lambda path: int(path.name)) / "images"
+
+    def doubled(self) -> bool:
+        return (self.ticks / "doubled").exists()
+
+    def lines(self) -> list[str]:
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self.output, 1 << 20).decode().splitlines()
+        return []
+
+
+MakeBox = Callable[..., Coroutine[Any, Any, Box]]
+
+
+@pytest.fixture
+async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
+    made: list[Box] = []
+
+    async def make(
+        *, cgroup_namespace: bool = False, images: Path | None = None, **annotations: str
+    ) -> Box:
+        bundle, ticks = tmp_path / "bundle", tmp_path / "ticks"
+        ticks.mkdir()
+        _write_bundle(bundle, ticks, sandbox, cgroup_namespace, annotations)
+        out = tmp_path / "out"
+        os.mkfifo(out)
+        output = os.open(out, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        events: list[Event] = []
+        root = images or tmp_path / "i"
+        node = NodeSettings(image_root=str(root), tracker_ignore_localhost=False)
+        loop = asyncio.get_running_loop()
+        pod = Pod(loop, namespace="t", node=node, emit=events.append, make_scaler=make_scaler)
+        request = CreateRequest(
+            "c1", str(bundle), Stdio("", str(out), ""), RuntimeOptions(root="/run/runc")
+        )
+        container = await Container.create(request, pod)
+        netns = os.open(f"/proc/{sandbox}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        made.append(Box(pod, container, sandbox, ticks, root, events, output, netns))
+        await container.start()
+        await made[-1].scaler.until(Phase.AWAKE)
+        return made[-1]
+
+    yield make
+    for box in made:
+        with contextlib.suppress(Exception):
+            await box.container.kill(9)
+            await box.container.wait()
+            await box.container.delete()
+        await box.container.close()
+        await box.pod.close()
+        os.close(box.output)
+        os.close(box._netns)
+
+
+def _write_bundle(
+    bundle: Path, ticks: Path, sandbox: int, cgroup_namespace: bool, annotations: dict[str, str]
+) -> None:
+    rootfs = bundle / "rootfs"
+    for name in ("usr", "proc", "dev", "sys", "etc", "tmp", "ticks"):
+        (rootfs / name).mkdir(parents=True)
+    for name in ("lib", "lib64", "bin", "sbin"):
+        (rootfs / name).symlink_to(f"usr/{name}")
+    (bundle / "hosts").write_text("127.0.0.1 localhost\n")
+    shutil.copy(Path(__file__).parent / "app.py", rootfs / "app.py")
+    subprocess.run(["runc", "spec"], cwd=bundle, check=True)
+    config = json.loads((bundle / "config.json").read_text())
+    config.pop("hostname")
+    config["process"] |= {
+        "terminal": False,
+        "args": ["/usr/bin/python3", "-S", "/app.py"],
+        "noNewPrivileges": True,
+        "oomScoreAdj": 500,
+        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 2048, "soft": 1024}],
+    }
+    config["root"]["readonly"] = False
+    kinds = {"network": "net", "ipc": "ipc", "uts": "uts"}
+    linux = config["linux"]
+    linux["namespaces"] = [
+        {"type": "pid"},
+        {"type": "mount"},
+        *({"type": kind, "path": f"/proc/{sandbox}/ns/{ns}"} for kind, ns in kinds.items()),
+        *([{"type": "cgroup"}] if cgroup_namespace else []),
+    ]
+    linux["cgroupsPath"] = "/zeropod-test/c1"
+    linux["resources"] = {
+        "devices": [{"allow": False, "access": "rwm"}],
+        "memory": {"limit": 512 << 20},
+        "pids": {"limit": 100},
+    }
+    linux["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mount", "reboot"], "action": "SCMP_ACT_ERRNO"}],
+    }
+    binds = {"/usr": "/usr", "/etc/hosts": str(bundle / "hosts"), "/ticks": str(ticks)}
+    config["mounts"] += [
+        {"destination": where, "type": "bind", "source": what, "options": ["rbind"]}
+        for where, what in binds.items()
+    ]
+    given = {"scaledown-duration": "50ms"}
+    given |= {key.replace("_", "-"): value for key, value in annotations.items()}
+    config["annotations"] = {PREFIX + key: value for key, value in given.items()}
+    (bundle / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(tmp_path: Path) -> Iterator[None]:
+    """Mounts, cgroups, processes and temporary directories of CRIU: the same before and after."""
+    before = _things()
+    yield
+    left = _things() - before
+    unmount_below(tmp_path)
+    unmount_all(tmp_path)
+    assert left == set()
+
+
+def _things() -> set[str]:
+    mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    cgroups = {str(path) for path in Path("/sys/fs/cgroup").glob("*/zeropod-test/c1")}
+    temporary = {str(path) for path in Path("/tmp").glob(".criu*")}
+    runtime = {str(path) for path in Path("/run").glob("runc/*/*")}
+    processes = {
+        f"{entry.name} {(entry / 'comm').read_text().strip()}"
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdecimal() and _is_ours(entry)
+    }
+    return mounts | cgroups | temporary | runtime | processes
+
+
+def _is_ours(entry: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return "zeropod-test" in (entry / "cgroup").read_text()
+    return False
