@@ -12,7 +12,7 @@ from zeropod.checkpoint.engine import _cgroup_name
 
 
 def test_tree_and_strangers(tmp_path: Path) -> None:
-    shell = "cat & echo $!; exec cat"
+    shell = "sleep 60 & echo $!; exec cat"
     with (
         subprocess.Popen(["sh", "-c", shell], stdin=-1, stdout=-1, text=True) as init,
         subprocess.Popen(["cat"], stdin=-1) as other,
