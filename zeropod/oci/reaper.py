@@ -7,7 +7,7 @@ that still is somebody else's child is looked at again at the next SIGCHLD.
 
 Zombies that nobody watches (a daemonised grandchild of an exec) are swept, but only while no
 command is under way: until a runtime has written its pid file, the pid of what it made is known to
-nobody.
+nobody. Whoever runs such a command watches that pid before it leaves `command`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -27,8 +27,7 @@ from zeropod._fastpath._spawn import spawn
 from zeropod.errors import DeadlineExceeded
 
 _MAX_OUTPUT: Final = 1 << 20
-_PIDFD_NONBLOCK: Final = 0
-_NS: Final = 1_000_000_000
+_UNKNOWN_STATUS: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +90,19 @@ class Reaper:
         return future
 
     def reap(self, pid: int) -> None:
-        """Take the zombie away. Does nothing for a process that lives or is not ours."""
-        with contextlib.suppress(ChildProcessError):
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None:
-                return
-        self._unwatch(pid)
-        self._foreign.discard(pid)
-        future = self._watched.pop(pid, None)
-        if future is not None and not future.done():
-            future.cancel()
+        """Take the zombie away; that of a process that still lives as soon as it has ended.
 
-    def forget(self, pid: int) -> None:
-        """Watch no longer, reap whenever it ends."""
+        Whoever waits for its exit and has not got it is cancelled.
+        """
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
         self._unwatch(pid)
-        self._foreign.discard(pid)
         future = self._watched.pop(pid, None)
         if future is not None and not future.done():
             future.cancel()
-        self._sweep()
 
     @contextlib.contextmanager
-    def command(self):  # type: ignore[no-untyped-def]
+    def command(self) -> Iterator[None]:
         """Around a command whose offspring's pid is not known yet: nothing is swept meanwhile."""
         self._under_way += 1
         try:
@@ -181,50 +172,43 @@ class Reaper:
     async def _kill_group(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
-            await self.watch(pid)
+        await asyncio.shield(self.watch(pid))
 
     def _ended(self, pid: int) -> None:
         """A pidfd is readable: the process is a zombie, of ours or of a parent that still lives."""
-        future = self._watched.get(pid)
         try:
             info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            self._loop.remove_reader(self._pidfds[pid])
-            self._foreign.add(pid)
+            self._ended_elsewhere(pid)
             return
-        if info is None:
-            return
-        self._unwatch(pid)
-        self._foreign.discard(pid)
-        if future is not None and not future.done():
-            future.set_result(exit_of(info))
+        if info is not None:
+            self._settle(pid, exit_of(info))
 
-    def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        self._loop.call_soon_threadsafe(self._on_sigchld)
+    def _ended_elsewhere(self, pid: int) -> None:
+        """The zombie is not ours. It may become so, which a SIGCHLD tells."""
+        pidfd = self._pidfds[pid]
+        self._loop.remove_reader(pidfd)
+        try:
+            signal.pidfd_send_signal(pidfd, 0)
+            self._foreign.add(pid)
+        except ProcessLookupError:  # reaped by its parent: how it ended is known to that one only
+            self._settle(pid, Exit(_UNKNOWN_STATUS, time.time_ns()))
+
+    def _settle(self, pid: int, exit: Exit) -> None:
+        self._unwatch(pid)
+        future = self._watched[pid]
+        if not future.done():
+            future.set_result(exit)
 
     def _on_sigchld(self) -> None:
         for pid in tuple(self._foreign):
             self._foreign.discard(pid)
-            self._ended_or_gone(pid)
-        # Not at once: the news of a process that native code has started is in this same round.
-        self._loop.call_soon(self._sweep_idle)
-
-    def _sweep_idle(self) -> None:
+            self._ended(pid)
         if not self._under_way:
             self._sweep()
 
-    def _ended_or_gone(self, pid: int) -> None:
-        if Path(f"/proc/{pid}").exists():
-            self._ended(pid)
-            return
-        # Its own parent reaped it: how it ended is known to that parent only.
-        self._unwatch(pid)
-        future = self._watched.pop(pid, None)
-        if future is not None and not future.done():
-            future.set_result(Exit(255, time.time_ns()))
-
     def _unwatch(self, pid: int) -> None:
+        self._foreign.discard(pid)
         pidfd = self._pidfds.pop(pid, -1)
         if pidfd >= 0:
             self._loop.remove_reader(pidfd)
