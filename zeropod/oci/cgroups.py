@@ -71,7 +71,7 @@ def parse_mounts(mountinfo: str) -> dict[str, Path]:
         if kind == "cgroup2":
             found.setdefault("", point)
         elif kind == "cgroup":
-            for option in options.replace(" ", ",").split(","):
+            for option in options.split(","):
                 if option.startswith("name=") or option in _CONTROLLERS:
                     found.setdefault(option, point)
     return found

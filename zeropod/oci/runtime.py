@@ -208,5 +208,7 @@ class Runtime:
         return done
 
     def _watched(self, pid_file: Path) -> int:
-        """The pid that the runtime wrote, watched before a sweep can take what has ended
-        already.""" pid = int(pid_file.read_text()) self._reaper.watch(pid) return pid
+        """The pid that the runtime wrote, watched before a sweep can take it away."""
+        pid = int(pid_file.read_text())
+        self._reaper.watch(pid)
+        return pid
