@@ -1,0 +1,91 @@
+"""The app that a fake restore brings: app.py MODE PORTS BACKLOG READY STARTS.
+
+It appends a byte to STARTS, listens on all ports, creates READY and serves one connection after
+another, or (sink, banner) each in a thread of its own:
+
+http     answers a request with the client's address and the length of the body
+sink     reads to end of file, answers with length and hash
+banner   speaks first, then echoes a line
+reset    reads a byte, then resets
+late     http, but listens half a second after READY
+"""
+
+import hashlib
+import os
+import socket
+import struct
+import sys
+import threading
+
+MODE, PORTS, BACKLOG, READY, STARTS = sys.argv[1:]
+
+
+def http(made, peer):
+    request = made.makefile("rb")
+    length = 0
+    while (line := request.readline()) not in (b"\r\n", b""):
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    body = request.read(length)
+    text = f"{peer[0]} {len(body)} {hashlib.sha256(body).hexdigest()}".encode()
+    made.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+
+
+def sink(made, peer):
+    digest, length = hashlib.sha256(), 0
+    while piece := made.recv(1 << 16):
+        digest.update(piece)
+        length += len(piece)
+    made.sendall(f"{length} {digest.hexdigest()}".encode())
+
+
+def banner(made, peer):
+    made.sendall(b"220 ready\r\n")
+    made.sendall(made.makefile("rb").readline())
+
+
+def reset(made, peer):
+    made.recv(1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+SERVE = {"http": http, "late": http, "sink": sink, "banner": banner, "reset": reset}[MODE]
+
+
+def serve(made, peer):
+    with made:
+        SERVE(made, peer)
+
+
+def accept(listener):
+    while True:
+        made, peer = listener.accept()
+        if MODE in ("http", "late"):
+            serve(made, peer)
+        else:
+            threading.Thread(target=serve, args=(made, peer), daemon=True).start()
+
+
+def listen(port):
+    made = socket.socket(socket.AF_INET6)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    made.bind(("::", port))
+    made.listen(int(BACKLOG))
+    return made
+
+
+def touch(path):
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+
+
+with open(STARTS, "ab") as starts:  # noqa: PTH123 - it starts faster without pathlib
+    starts.write(b".")
+if MODE == "late":
+    touch(READY)
+    threading.Event().wait(0.5)
+listeners = [listen(int(port)) for port in PORTS.split(",")]
+touch(READY)
+for listener in listeners[1:]:
+    threading.Thread(target=accept, args=(listener,), daemon=True).start()
+accept(listeners[0])
