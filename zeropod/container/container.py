@@ -419,7 +419,7 @@ class Container:
             if process.pid and process.exit is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signals.SIGKILL)
-                self.reaper.forget(process.pid)
+                self.reaper.reap(process.pid)
             if process.release is not None:
                 process.release()
 

@@ -175,17 +175,14 @@ class Reaper:
         await asyncio.shield(self.watch(pid))
 
     def _ended(self, pid: int) -> None:
-        """A pidfd is readable: the process is a zombie, of ours or of a parent that still lives."""
-        try:
+        """A pidfd is readable: the process is a zombie, ours or not yet."""
+        info = None
+        with contextlib.suppress(ChildProcessError):
             info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            self._ended_elsewhere(pid)
-            return
         if info is not None:
             self._settle(pid, exit_of(info))
-
-    def _ended_elsewhere(self, pid: int) -> None:
-        """The zombie is not ours. It may become so, which a SIGCHLD tells."""
+            return
+        # Its parent or a tracer holds it. When they let go, a SIGCHLD tells.
         pidfd = self._pidfds[pid]
         self._loop.remove_reader(pidfd)
         try:
@@ -200,10 +197,17 @@ class Reaper:
         if not future.done():
             future.set_result(exit)
 
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._on_sigchld)
+
     def _on_sigchld(self) -> None:
         for pid in tuple(self._foreign):
             self._foreign.discard(pid)
             self._ended(pid)
+        # Not at once: the news of a process that native code has started is in this same round.
+        self._loop.call_soon(self._sweep_idle)
+
+    def _sweep_idle(self) -> None:
         if not self._under_way:
             self._sweep()
 

@@ -75,13 +75,13 @@ class Runtime:
         return [*argv, verb, *rest]
 
     async def create(self, id: str, bundle: Path, *, pid_file: Path, stdio: Stdio) -> int:
-        """Create the container. Returns init's pid, a child of this process from now on."""
+        """Create the container. Returns the pid of init, our child now, and watched."""
         extra = ["--no-pivot"] if self.options.no_pivot_root else []
         extra += ["--no-new-keyring"] if self.options.no_new_keyring else []
         where = ["--bundle", str(bundle), "--pid-file", str(pid_file)]
         with self._reaper.command():
             await self._run("create", id, bundle, [*where, *extra, id], stdio, timeout_s=_SLOW_S)
-            return self._watched(pid_file)
+            return self._made(f"create {id}", pid_file)
 
     async def start(self, id: str, bundle: Path) -> None:
         await self._run("start", id, bundle, [id])
@@ -89,11 +89,11 @@ class Runtime:
     async def exec(
         self, id: str, bundle: Path, process: Path, *, pid_file: Path, stdio: Stdio
     ) -> int:
-        """Run another process in the container. Returns its pid, a child of this process."""
+        """Run another process in the container. Returns its pid; it is our child, and watched."""
         rest = ["--detach", "--process", str(process), "--pid-file", str(pid_file), id]
         with self._reaper.command():
             await self._run("exec", id, bundle, rest, stdio)
-            return self._watched(pid_file)
+            return self._made(f"exec {id}", pid_file)
 
     async def kill(self, id: str, bundle: Path, signal: int, *, all: bool = False) -> None:
         """Signal init, or every process. Raises NotFound when there is nothing left to signal."""
@@ -207,8 +207,11 @@ class Runtime:
             raise RuntimeFailed(f"{name}: {said or f'ended with status {done.status}'}")
         return done
 
-    def _watched(self, pid_file: Path) -> int:
-        """The pid that the runtime wrote, watched before a sweep can take it away."""
-        pid = int(pid_file.read_text())
-        self._reaper.watch(pid)
+    def _made(self, what: str, pid_file: Path) -> int:
+        """The pid of what a command has made, watched before it can be swept."""
+        try:
+            pid = int(pid_file.read_text())
+            self._reaper.watch(pid)
+        except (OSError, ValueError) as error:
+            raise RuntimeFailed(f"{Path(self.binary).name} {what}: no pid: {error}") from error
         return pid
