@@ -97,7 +97,7 @@ def test_a_shim_of_the_zygote_is_as_one_of_its_own(stub_node: Node) -> None:
         )
         files = found.pop("files")
         log = str(stub_node.bundles / id / "log")
-        assert files == ["/dev/null", "/dev/null", log, log, "socket:"]
+        assert files == ["/dev/null", "/dev/null", log, "socket:"]
     assert forked == alone
     own = int(Path("/proc/self/oom_score_adj").read_text())
     assert forked["oom"] == own + 1
@@ -222,11 +222,31 @@ def test_many_starts_of_one_group_make_one_shim(stub_node: Node) -> None:
     assert len(stub_node.shims()) == 1
 
 
-def kill_zygote(node: Node, pid: int) -> bool:
-    """Kill ``pid`` if it is the zygote and not a child of it that has yet to take its own title.
+ZYGOTE = b"zeropod-zygote"
 
-    Such a child may become a shim and answer between a look and a kill, so it is stopped first: one
-    that still has the zygote's inotify descriptor has not even begun.
+
+def title(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ")
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def descendants(pid: int) -> list[int]:
+    """Children and theirs."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [found for child in map(int, children) for found in (child, *descendants(child))]
+
+
+def kill_stopped(node: Node, pid: int, *, zygote: bool) -> bool:
+    """Kill ``pid`` if it is the zygote, or else if it is a child of it that has not answered yet.
+
+    Both bear the zygote's title, the child until just before its answer. So a candidate is stopped
+    first, and looked at while it cannot become anything else. The zygote alone has an inotify
+    descriptor; a child that still has it has not even begun.
     """
     try:
         os.kill(pid, signal.SIGSTOP)
@@ -235,26 +255,39 @@ def kill_zygote(node: Node, pid: int) -> bool:
         links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
     except (FileNotFoundError, ProcessLookupError):
         return False
-    if "anon_inode:inotify" in links:
+    if ("anon_inode:inotify" in links) is zygote and title(pid) == ZYGOTE:
         node.kill(pid)
         return True
     os.kill(pid, signal.SIGCONT)
     return False
 
 
-def test_the_zygote_killed_at_random_moments(stub_node: Node) -> None:
-    """Every start succeeds, every container has exactly one shim, whenever the zygote dies."""
+@pytest.mark.parametrize("victim", ["zygote", "child"])
+def test_killed_at_random_moments(stub_node: Node, victim: str) -> None:
+    """Every start succeeds and every container has exactly one shim, whoever dies on the way."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     dice = random.Random(seed)
     over = threading.Event()
-
-    def kill_now_and_then() -> None:
-        while not over.wait(dice.uniform(0, 0.06)):
-            killed.extend(pid for pid in stub_node.zygotes() if kill_zygote(stub_node, pid))
-
     killed: list[int] = []
-    killer = threading.Thread(target=kill_now_and_then)
+    stub_node.start("warm")
+    (zygote,) = stub_node.zygotes()
+
+    def kill_zygotes() -> None:
+        while not over.wait(dice.uniform(0, 0.06)):
+            for pid in stub_node.zygotes():
+                if kill_stopped(stub_node, pid, zygote=True):
+                    killed.append(pid)
+
+    def kill_children() -> None:
+        """They live for some milliseconds only: look at nothing else. Spare every other one."""
+        while not over.wait(dice.uniform(0, 0.002)):
+            for pid in descendants(zygote):
+                chosen = title(pid) == ZYGOTE and dice.random() < 0.5
+                if chosen and kill_stopped(stub_node, pid, zygote=False):
+                    killed.append(pid)
+
+    killer = threading.Thread(target=kill_zygotes if victim == "zygote" else kill_children)
     killer.start()
     ids = [f"a{number}" for number in range(60)]
     try:
@@ -268,8 +301,9 @@ def test_the_zygote_killed_at_random_moments(stub_node: Node) -> None:
     finally:
         over.set()
         killer.join()
+    print(f"killed {len(killed)}")
     assert len(killed) > 5
-    assert Counter(stub_node.shims().values()) == Counter(ids)
+    assert Counter(stub_node.shims().values()) == Counter([*ids, "warm"])
 
 
 def test_the_child_killed_before_its_answer(stub_node: Node) -> None:
