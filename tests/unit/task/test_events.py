@@ -146,8 +146,11 @@ async def test_an_event_without_an_answer_is_sent_again(
     publish(publisher, 0, 2)
     await containerd.until(1)
     containerd.hang = False
-    seen = ids(await containerd.until(3))
-    assert (seen[0], seen[-1], list(dict.fromkeys(seen))) == ("c0", "c1", ["c0", "c1"])
+    count = 3
+    while "c1" not in (seen := ids(await containerd.until(count))):
+        count += 1  # a slow machine: c0 was late once more
+    assert seen.count("c0") >= 2
+    assert list(dict.fromkeys(seen)) == ["c0", "c1"]
 
 
 async def test_a_passing_refusal_is_tried_again(
