@@ -92,9 +92,17 @@ def make_pod(node: Node) -> Iterator[MakePod]:
 
 def use(node: Node, handler: str) -> None:
     """Run a pod and remove it: what a handler makes once and keeps has been made then."""
-    pod = Pod(node, PodSpec(f"first-{handler}", handler, cgroup_parent=node.cgroup_parent))
+    spec = PodSpec(
+        f"first-{handler}",
+        handler,
+        annotations={"zeropod.ctrox.dev/scaledown-duration": "100ms"},
+        cgroup_parent=node.cgroup_parent,
+    )
+    pod = Pod(node, spec)
     try:
-        pod.add(ContainerSpec("nginx", NGINX.reference))
+        app = pod.add(ContainerSpec("nginx", NGINX.reference))
+        if handler == "zeropod":
+            app.wait_asleep()
     finally:
         pod.remove()
 
