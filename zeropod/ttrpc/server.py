@@ -156,6 +156,8 @@ class Server:
         try:
             response = await _outcome(call.name, call.method.handler, call.argument)
         except asyncio.CancelledError:
+            if call.method.waits:
+                raise  # a closed connection says it better than an answer would
             response = _failure(Code.CANCELLED, f"{call.name} was cut off")
         finally:
             self._under_way -= size
