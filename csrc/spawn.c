@@ -73,6 +73,19 @@ static int child_exec(const struct zp_command *command)
 	return -errno;
 }
 
+/* vfork apart from everything else: what its caller keeps in registers stays as it is. */
+static __attribute__((noinline)) pid_t start(const struct zp_command *command,
+					     volatile int *failure)
+{
+	pid_t pid = vfork();
+
+	if (pid == 0) {
+		*failure = child_exec(command);
+		_exit(127);
+	}
+	return pid;
+}
+
 /*
  * zp_spawn() - start a program in a session and process group of its own
  * @command: what to start
@@ -91,11 +104,7 @@ int zp_spawn(const struct zp_command *command, pid_t *ret_pid)
 	r = pthread_sigmask(SIG_SETMASK, &all, &before);
 	if (r)
 		return -r;
-	pid = vfork();
-	if (pid == 0) {
-		failure = child_exec(command);
-		_exit(127);
-	}
+	pid = start(command, &failure);
 	r = pid < 0 ? -errno : failure;
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (pid > 0 && r < 0) {

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The redirector without BPF: notes what it is told; tests connect to the activator's ports. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+
+#include "check.h"
+#include "redirector.h"
+
+static struct {
+	uint16_t port, activator;
+	bool asleep;
+} ports[ZP_MAX_PORTS];
+
+static int find(uint16_t port)
+{
+	int i;
+
+	for (i = 0; i < ZP_MAX_PORTS; i++)
+		if (ports[i].port == port)
+			return i;
+	return -1;
+}
+
+uint16_t zp_fake_activator_port(uint16_t port)
+{
+	int i = find(port);
+
+	return i < 0 ? 0 : ports[i].activator;
+}
+
+bool zp_fake_asleep(uint16_t port)
+{
+	int i = find(port);
+
+	return i >= 0 && __atomic_load_n(&ports[i].asleep, __ATOMIC_SEQ_CST);
+}
+
+int zp_redirector_init(struct zp_redirector *redirector, const char *object, int netns_fd,
+		       bool count_loopback, bool force_clsact, const char **ret_step)
+{
+	(void)redirector;
+	(void)netns_fd;
+	(void)count_loopback;
+	(void)force_clsact;
+	if (strcmp(object, "missing") == 0) {
+		*ret_step = "open the BPF object";
+		return -ENOENT;
+	}
+	memset(ports, 0, sizeof(ports));
+	return 0;
+}
+
+void zp_redirector_deinit(struct zp_redirector *redirector, int netns_fd)
+{
+	(void)redirector;
+	(void)netns_fd;
+}
+
+int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator)
+{
+	int i;
+
+	(void)redirector;
+	if (find(port) >= 0)
+		return -EEXIST;
+	i = find(0);
+	if (i < 0)
+		return -E2BIG;
+	ports[i].port = port;
+	ports[i].activator = activator;
+	return 0;
+}
+
+void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator)
+{
+	int i = find(port);
+
+	(void)redirector;
+	(void)activator;
+	if (i >= 0)
+		memset(&ports[i], 0, sizeof(ports[i]));
+}
+
+int zp_redirector_set_asleep(struct zp_redirector *redirector, uint16_t port, bool asleep)
+{
+	int i = find(port);
+
+	(void)redirector;
+	if (i < 0)
+		return -ENOENT;
+	__atomic_store_n(&ports[i].asleep, asleep, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+int zp_redirector_last_activity(struct zp_redirector *redirector, uint16_t port, uint64_t *ret_ns)
+{
+	(void)redirector;
+	*ret_ns = port;
+	return 0;
+}
+
+void zp_redirector_forget_flow(struct zp_redirector *redirector, const struct zp_flow *flow)
+{
+	(void)redirector;
+	(void)flow;
+}
+
+int zp_redirector_counter(struct zp_redirector *redirector, unsigned int which, uint64_t *ret_value)
+{
+	(void)redirector;
+	*ret_value = which;
+	return 0;
+}
