@@ -93,7 +93,9 @@ def test_a_half_closed_upload_arrives_whole(make_pod: MakePod) -> None:
 
 
 def test_a_large_body_and_a_slow_reply_over_the_waking_connection(make_pod: MakePod) -> None:
-    pod, boot_id = asleep(make_pod)
+    pod = make_pod("stateful", {"scaledown-duration": "10s"})  # longer than the reply takes
+    boot_id = pod.get()["boot_id"]
+    pod.containers[0].wait_asleep()
     body = os.urandom(8 << 20)
     reply = pod.request("/", method="POST", body=body).json()
     assert reply["sha256"] == hashlib.sha256(body).hexdigest()
