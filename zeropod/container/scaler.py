@@ -178,6 +178,8 @@ class Scaler:
             await self._next()
         if self.phase is Phase.WAKING:
             await self._abandon()
+            if self.phase in UP:
+                return None  # it was back before it could be given up: the signal is for it
             return self._exit_by(number)
         if self.phase is not Phase.ASLEEP:
             return None
