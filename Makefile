@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 SOURCES := zeropod lab tests benchmarks setup.py
 C_SOURCES = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: unit-plain help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns runtime \
+.PHONY: help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns runtime \
 	criu package containerd bench wheel clean format
 
 help: ## list the targets
@@ -40,7 +40,7 @@ lab-shell: lab ## a shell in the running node, with ctr and our commands in PATH
 demo: lab ## show a container that sleeps and wakes (KEEP=1 leaves it running)
 	@$(BIN)/python -m lab.demo $(if $(KEEP),--keep)
 
-test: venv unit-plain ## everything, set-up included
+test: host-packages venv ext lint unit native lab containerd ## everything, set-up included
 
 test-fast: venv ext lint unit ## what needs no root
 
@@ -85,6 +85,3 @@ clean: ## remove all that was built, the node included
 	rm -rf build dist *.egg-info .lab $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find zeropod -name '*.so' -delete
 	rm -f zeropod/_build_info.py zeropod/_fastpath/*.c zeropod/_fastpath/*.o
-
-unit-plain: venv
-	$(PYTEST) tests/unit/ttrpc tests/unit/api tests/unit/test_config.py tests/fuzz

@@ -28,6 +28,7 @@ VERSION = (ROOT / "VERSION").read_text().strip()
 LAUNCHER = "containerd-shim-zeropod-v2"
 BPF_SOURCE = Path("bpf/redirector.bpf.c")
 BPF_OBJECT = Path("zeropod/_fastpath/redirector.bpf.o")
+TAR = Path("zeropod/_fastpath/bin/tar")
 CFLAGS = ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
 
 
@@ -98,6 +99,7 @@ class BuildNative(Command):
         check_host()
         self.bpf(Path(self.build_lib) / BPF_OBJECT)
         self.launcher(Path(self.build_temp) / LAUNCHER)
+        self.tar(Path(self.build_lib) / TAR)
         info = Path(self.build_lib) / "zeropod/_build_info.py"
         info.parent.mkdir(parents=True, exist_ok=True)
         info.write_text(build_info())
@@ -149,6 +151,14 @@ class BuildNative(Command):
             ]
         )
 
+    @staticmethod
+    def tar(target: Path) -> None:
+        """The tar that CRIU finds first; static, for its start is what counts."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/tar").glob("*.c"))
+        cc = os.environ.get("CC", "cc")
+        run([cc, *CFLAGS, "-static", "-s", *sources, "-o", str(target)])
+
 
 def build_info() -> str:
     return f'"""Made by the build."""\n\nVERSION = "{VERSION}"\nBUILD_ID = "{build_id()}"\n'
@@ -167,6 +177,7 @@ class BuildExt(build_ext):
         if self.inplace:
             BuildNative.bpf(ROOT / BPF_OBJECT)
             BuildNative.launcher(ROOT / "build" / LAUNCHER)
+            BuildNative.tar(ROOT / TAR)
             (ROOT / "zeropod/_build_info.py").write_text(build_info())
 
 

@@ -33,7 +33,7 @@
 
 #define CLAIM_WARM_MS 3000  /* a fork takes one */
 #define CLAIM_COLD_MS 20000 /* imports on a busy node */
-#define ANSWER_MS 60000	    /* delete may wait for a runtime */
+#define ANSWER_MS     60000 /* delete may wait for a runtime */
 
 struct request {
 	int fds[3]; /* request, stdin, cwd */
@@ -41,7 +41,7 @@ struct request {
 
 static int wait_readable(int fd, long long deadline_ms)
 {
-	struct pollfd poller = { .fd = fd, .events = POLLIN };
+	struct pollfd poller = {.fd = fd, .events = POLLIN};
 
 	for (;;) {
 		long long left = deadline_ms - zp_now_ms();
@@ -58,8 +58,8 @@ static int send_request(int fd, const struct request *request)
 	union {
 		char bytes[CMSG_SPACE(sizeof(request->fds))];
 		struct cmsghdr align;
-	} control = { 0 };
-	struct iovec data = { .iov_base = ZP_BUILD_ID, .iov_len = strlen(ZP_BUILD_ID) };
+	} control = {0};
+	struct iovec data = {.iov_base = ZP_BUILD_ID, .iov_len = strlen(ZP_BUILD_ID)};
 	struct msghdr message = {
 		.msg_iov = &data,
 		.msg_iovlen = 1,
@@ -83,7 +83,7 @@ static int receive_claim(int fd, long long deadline_ms, pid_t *ret_pid)
 		struct cmsghdr align;
 	} control;
 	char text[8];
-	struct iovec data = { .iov_base = text, .iov_len = sizeof(text) };
+	struct iovec data = {.iov_base = text, .iov_len = sizeof(text)};
 	struct msghdr message = {
 		.msg_iov = &data,
 		.msg_iovlen = 1,
@@ -199,7 +199,7 @@ static int delegate(const struct zp_install *install, int argc, char **argv)
 	_cleanup_fd_ int arguments = memfd_create("zeropod-request", MFD_CLOEXEC);
 	_cleanup_fd_ int input = memfd_create("zeropod-stdin", MFD_CLOEXEC);
 	_cleanup_fd_ int cwd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	struct request request = { { arguments, input, cwd } };
+	struct request request = {{arguments, input, cwd}};
 	const char *off = getenv("ZEROPOD_ZYGOTE");
 	int error = -EAGAIN, code = 1, fresh;
 
@@ -274,7 +274,8 @@ int main(int argc, char **argv)
 
 	for (at = 1; at < argc && argv[at][0] == '-' && argv[at][1]; at++) {
 		if (flag_is(argv[at], "v") || flag_is(argv[at], "version")) {
-			printf(ZP_NAME ":\n  Version:  %s\n  Revision: %s\n", ZP_VERSION, ZP_BUILD_ID);
+			printf(ZP_NAME ":\n  Version:  %s\n  Revision: %s\n", ZP_VERSION,
+			       ZP_BUILD_ID);
 			return 0;
 		}
 		if (flag_is(argv[at], "info"))

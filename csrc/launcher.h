@@ -7,11 +7,11 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-#define ZP_NAME "containerd-shim-zeropod-v2"
+#define ZP_NAME	   "containerd-shim-zeropod-v2"
 #define ZP_RUNTIME "io.containerd.zeropod.v2"
 
 /* Everything that comes from outside has a bound. */
-#define ZP_STDIN_MAX (10u << 20)
+#define ZP_STDIN_MAX  (10u << 20)
 #define ZP_ANSWER_MAX (64u << 10)
 
 /* A file descriptor that closes itself at the end of its scope. */

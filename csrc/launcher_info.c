@@ -23,8 +23,8 @@
 
 #include "launcher.h"
 
-#define FEATURES_TYPE "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
-#define FEATURES_MAX (1u << 20)
+#define FEATURES_TYPE	 "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+#define FEATURES_MAX	 (1u << 20)
 #define FEATURES_SECONDS 5
 
 struct bytes {
@@ -52,7 +52,7 @@ static int varint_read(struct bytes *in, uint64_t *ret_value)
 /* The last length-delimited field @number of a message. Return: 0, -ENOENT, -EBADMSG. */
 static int field_find(struct bytes in, unsigned int number, struct bytes *ret_field)
 {
-	static const size_t fixed[] = { [1] = 8, [5] = 4 };
+	static const size_t fixed[] = {[1] = 8, [5] = 4};
 	int found = -ENOENT;
 
 	while (in.size) {
@@ -122,11 +122,12 @@ static int toml_binary_name(struct bytes text, struct bytes *ret_name)
 
 static void binary_name(struct bytes any, char *ret_name, size_t room)
 {
-	struct bytes type, options, name = { "runc", 4 }, found;
+	struct bytes type, options, name = {"runc", 4}, found;
 
 	if (field_find(any, 1, &type) == 0 && field_find(any, 2, &options) == 0) {
 		if (memmem(type.at, type.size, "runtimeoptions", 14)) {
-			if (field_find(options, 3, &found) == 0 && toml_binary_name(found, &found) == 0)
+			if (field_find(options, 3, &found) == 0 &&
+			    toml_binary_name(found, &found) == 0)
 				name = found;
 		} else if (field_find(options, 6, &found) == 0 && found.size) {
 			name = found;
@@ -137,7 +138,7 @@ static void binary_name(struct bytes any, char *ret_name, size_t room)
 
 static int features_read(const char *binary, char **ret_data, size_t *ret_size)
 {
-	char *argv[] = { (char *)binary, "features", NULL };
+	char *argv[] = {(char *)binary, "features", NULL};
 	_cleanup_fd_ int out = -1, in = -1;
 	posix_spawn_file_actions_t actions;
 	struct pollfd poller;
@@ -157,7 +158,7 @@ static int features_read(const char *binary, char **ret_data, size_t *ret_size)
 	if (error)
 		return -error;
 	zp_fd_deinit(&in);
-	poller = (struct pollfd){ .fd = out, .events = POLLIN };
+	poller = (struct pollfd){.fd = out, .events = POLLIN};
 	error = poll(&poller, 1, FEATURES_SECONDS * 1000) == 1 ? 0 : -ETIMEDOUT;
 	if (!error)
 		error = zp_read_all(out, FEATURES_MAX, ret_data, ret_size);
@@ -212,7 +213,7 @@ int zp_info_print(void)
 		fprintf(stderr, ZP_NAME ": cannot read the options: %s\n", strerror(-error));
 		return 1;
 	}
-	binary_name((struct bytes){ input, input_size }, name, sizeof(name));
+	binary_name((struct bytes){input, input_size}, name, sizeof(name));
 	error = features_read(name, &features, &features_bytes);
 	if (error == -ENOENT || error == -EACCES) {
 		fprintf(stderr, ZP_NAME ": the OCI runtime %s cannot be executed: %s\n", name,

@@ -99,7 +99,7 @@ int zp_peer_check(int fd)
 /* Bound connect and send on a socket. Return: 0 or -errno. */
 int zp_socket_bound(int fd, int seconds)
 {
-	struct timeval bound = { .tv_sec = seconds };
+	struct timeval bound = {.tv_sec = seconds};
 
 	return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof(bound)) < 0 ? -errno : 0;
 }

@@ -32,9 +32,9 @@
 
 #include "launcher.h"
 
-#define LOCK_SECONDS 5
+#define LOCK_SECONDS	5
 #define CONNECT_SECONDS 3
-#define BACKLOG 1024
+#define BACKLOG		1024
 /* Room in the process title for what the shim writes there. */
 #define TITLE_ROOM 512
 
@@ -55,7 +55,7 @@ static unsigned long long fnv1a(unsigned long long hash, const void *data, size_
 
 static unsigned long long namespaces_hash(unsigned long long hash)
 {
-	static const char *const names[] = { "mnt", "net", "pid", "ipc", "uts", "cgroup", "user" };
+	static const char *const names[] = {"mnt", "net", "pid", "ipc", "uts", "cgroup", "user"};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
 		char path[32];
@@ -162,10 +162,10 @@ static void become_python(const struct zp_install *install, const char *role, co
 			  int log, const int *keep, int count)
 {
 	static char room[TITLE_ROOM];
-	char *argv[] = { (char *)install->python, "-I", "-m",	"zeropod.shim",
-			 (char *)role,		  (char *)detail, room, NULL };
-	char *envp[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-			 "MALLOC_ARENA_MAX=1", NULL };
+	char *argv[] = {(char *)install->python, "-I", "-m", "zeropod.shim", (char *)role,
+			(char *)detail,		 room, NULL};
+	char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+			"MALLOC_ARENA_MAX=1", NULL};
 	int high[4], null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	sigset_t none;
 
@@ -213,7 +213,7 @@ static int zygote_start(const struct zp_install *install, const struct place *pl
 	if (pid < 0)
 		return -errno;
 	if (pid == 0) {
-		int keep[] = { listening, parent };
+		int keep[] = {listening, parent};
 
 		become_python(install, "zygote", place->socket.sun_path, log, keep, 2);
 	}
@@ -228,9 +228,9 @@ static void on_alarm(int signal)
 /* flock with a bound. Return: 0, -EINTR when it passed, -errno. */
 static int lock_take(const struct place *place, int *ret_fd)
 {
-	struct itimerval bound = { .it_value.tv_sec = LOCK_SECONDS,
-				   .it_interval.tv_sec = LOCK_SECONDS };
-	struct sigaction action = { .sa_handler = on_alarm }, before;
+	struct itimerval bound = {.it_value.tv_sec = LOCK_SECONDS,
+				  .it_interval.tv_sec = LOCK_SECONDS};
+	struct sigaction action = {.sa_handler = on_alarm}, before;
 	_cleanup_fd_ int fd = -1;
 	char path[160];
 	int error = 0;
@@ -259,7 +259,7 @@ static int lock_take(const struct place *place, int *ret_fd)
 int zp_zygote_connect(const struct zp_install *install, int *ret_fd, int *ret_fresh)
 {
 	_cleanup_fd_ int lock = -1;
-	struct place place = { 0 };
+	struct place place = {0};
 	int error = place_init(install, &place);
 
 	if (error)

@@ -23,8 +23,8 @@ static void reap(int signo)
 
 int main(void)
 {
-	struct sigaction ending = { .sa_handler = end };
-	struct sigaction reaping = { .sa_handler = reap, .sa_flags = SA_NOCLDSTOP };
+	struct sigaction ending = {.sa_handler = end};
+	struct sigaction reaping = {.sa_handler = reap, .sa_flags = SA_NOCLDSTOP};
 
 	if (sigaction(SIGINT, &ending, NULL) || sigaction(SIGTERM, &ending, NULL) ||
 	    sigaction(SIGCHLD, &reaping, NULL))

@@ -1,7 +1,7 @@
 """A container over real runc and CRIU: everything below the task service, no containerd.
 
 The test process itself enters a mount namespace of its own with an empty /run (CRIU caches its
-kernel tests there) and becomes a subreaper, as a shim is. The container shares network, IPC and UTS
+kernel tests there) and an empty /tmp, and becomes a subreaper, as a shim is. The container shares network, IPC and UTS
 namespaces with a process that stands for the pod's sandbox.
 """
 
@@ -35,19 +35,24 @@ from zeropod.oci.mounts import unmount_all
 from zeropod.oci.runtime import RuntimeOptions
 
 PREFIX = "zeropod.ctrox.dev/"
+_CGROUP = f"zeropod-test-{os.getpid()}"
 _SANDBOX = "ip link set lo up; echo; exec sleep infinity"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _machine() -> None:
+def _machine() -> Iterator[None]:
     if os.geteuid():
         pytest.fail("tests/criu needs root: it dumps and restores containers")
     tools.build()
     kernel.unshare(kernel.CLONE_NEWNS)
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+    for directory in ("/run", "/tmp"):  # /tmp: CRIU's directories there are counted
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory], check=True)
     kernel.become_subreaper()
     os.environ["PATH"] = f"{TOOLS / 'bin'}:{os.environ['PATH']}"
+    yield
+    for directory in Path("/sys/fs/cgroup").glob(f"*/{_CGROUP}"):
+        directory.rmdir()
 
 
 @pytest.fixture
@@ -184,7 +189,7 @@ def _write_bundle(
         *({"type": kind, "path": f"/proc/{sandbox}/ns/{ns}"} for kind, ns in kinds.items()),
         *([{"type": "cgroup"}] if cgroup_namespace else []),
     ]
-    linux["cgroupsPath"] = "/zeropod-test/c1"
+    linux["cgroupsPath"] = f"/{_CGROUP}/c1"
     linux["resources"] = {
         "devices": [{"allow": False, "access": "rwm"}],
         "memory": {"limit": 512 << 20},
@@ -218,7 +223,7 @@ def _nothing_left(tmp_path: Path) -> Iterator[None]:
 
 def _things() -> set[str]:
     mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    cgroups = {str(path) for path in Path("/sys/fs/cgroup").glob("*/zeropod-test/c1")}
+    cgroups = {str(path) for path in Path("/sys/fs/cgroup").glob(f"*/{_CGROUP}/c1")}
     temporary = {str(path) for path in Path("/tmp").glob(".criu*")}
     runtime = {str(path) for path in Path("/run").glob("runc/*/*")}
     processes = {
@@ -231,5 +236,5 @@ def _things() -> set[str]:
 
 def _is_ours(entry: Path) -> bool:
     with contextlib.suppress(OSError):
-        return "zeropod-test" in (entry / "cgroup").read_text()
+        return _CGROUP in (entry / "cgroup").read_text()
     return False

@@ -44,7 +44,7 @@ async def clear(target: Target, runtime: Runtime, work: Path, group: int) -> Non
             unmount_below(directory)
     with contextlib.suppress(ZeropodError):  # there may be nothing that it knows of
         await runtime.delete(target.id, target.bundle.path, force=True)
-    for tree in criu.mount_trees(work / "restore.log"):
+    for tree in _mount_trees(work):
         with contextlib.suppress(OSError):  # CRIU has removed it already
             tree.rmdir()
     shutil.rmtree(state, ignore_errors=True)
@@ -59,6 +59,26 @@ def unmount_below(directory: Path) -> None:
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for point in sorted((p for p in points if p.startswith(prefix)), key=len, reverse=True):
         unmount_all(Path(point))
+
+
+def _mount_trees(work: Path) -> set[Path]:
+    """Directories in /tmp that this restore left.
+
+    CRIU names its own in the log only a while after it has made it. One that no log names may be
+    another restore's, and removing it would take that one's mounts away: so it is taken only while
+    no CRIU lives on this host. The directories are listed first: one that is made later is not.
+    """
+    every = set(criu.TEMPORARY.parent.glob(criu.TEMPORARY.name))
+    if any(_name(entry) == criu.BINARY for entry in Path("/proc").iterdir()):
+        return criu.mount_trees(work / "restore.log")
+    return every
+
+
+def _name(process: Path) -> str:
+    try:
+        return (process / "comm").read_text().strip() if process.name.isdecimal() else ""
+    except OSError:
+        return ""  # ended meanwhile
 
 
 async def _empty(target: Target) -> None:

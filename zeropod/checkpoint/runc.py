@@ -67,6 +67,7 @@ class RuncEngine:
                     work_path=images.dump,
                     setns=fds,
                     extra=_options(target),
+                    env=criu.environment(),
                 )
         except RuntimeFailed as error:
             if not (criu.dumped(log) and _ended(target.init_pid)):
@@ -91,7 +92,7 @@ class RuncEngine:
         with _shared_namespaces(target.bundle) as fds:
             return RestorePlan(
                 argv,
-                env=dict(os.environ),
+                env=criu.environment(),
                 cwd=str(target.bundle.path),
                 stdio=stdio,
                 setns=fds,

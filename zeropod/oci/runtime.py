@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -138,11 +138,12 @@ class Runtime:
         work_path: Path,
         setns: Sequence[int] = (),
         extra: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> None:
         """Dump the container; its processes end and the runtime forgets it."""
         rest = ["--image-path", str(image_path), "--work-path", str(work_path), *extra, id]
-        await self._run("checkpoint", id, bundle, rest, setns=setns, timeout_s=timeout_s)
+        await self._run("checkpoint", id, bundle, rest, setns=setns, env=env, timeout_s=timeout_s)
 
     def restore_argv(
         self,
@@ -186,6 +187,7 @@ class Runtime:
         stdio: Stdio | None = None,
         *,
         setns: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
         timeout_s: float | None = _QUICK_S,
     ) -> Completed:
         log = self.log_file(bundle)
@@ -195,7 +197,7 @@ class Runtime:
         name = f"{Path(self.binary).name} {verb} {id}"
         try:
             done = await self._reaper.run(
-                argv, cwd=str(bundle), stdio=stdio, setns=setns, timeout_s=timeout_s
+                argv, cwd=str(bundle), stdio=stdio, setns=setns, env=env, timeout_s=timeout_s
             )
         except FileNotFoundError as error:
             text = f"{name}: {self.binary} is not installed or not in PATH"
