@@ -1,8 +1,8 @@
 """A container over real runc and CRIU: everything below the task service, no containerd.
 
 The test process itself enters a mount namespace of its own with an empty /run (CRIU caches its
-kernel tests there) and an empty /tmp, and becomes a subreaper, as a shim is. The container shares network, IPC and UTS
-namespaces with a process that stands for the pod's sandbox.
+kernel tests there) and an empty /tmp, and becomes a subreaper, as a shim is. The container shares
+network, IPC and UTS namespaces with a process that stands for the pod's sandbox.
 """
 
 from __future__ import annotations

@@ -129,6 +129,11 @@ class Pod:
                         return event
         raise AssertionError(f"no {kind.name} within {seconds} s; seen: {self.seen}")
 
+    def wait_ready(self) -> None:
+        """READY, be it among the events that were seen."""
+        if EventKind.READY not in {event.kind for event in self.seen}:
+            self.wait(EventKind.READY)
+
     def kill_app(self) -> None:
         while self.children:
             pid = self.children.pop()

@@ -56,9 +56,7 @@ def test_wakes_from_everywhere(
     assert ask(made).startswith(b"HTTP/1.1 200 OK")
     fired = pod.wait(EventKind.FIRED)
     assert fired.group == group and fired.value == 1
-    kinds = {event.kind for event in pod.seen}
-    if EventKind.READY not in kinds:
-        pod.wait(EventKind.READY)
+    pod.wait_ready()
     redirected = pod.activator.counters()["redirected"]
 
     # From now on the app itself answers, and sees the client.
