@@ -123,6 +123,7 @@ MakeBox = Callable[..., Coroutine[Any, Any, Box]]
 @pytest.fixture
 async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
     made: list[Box] = []
+    pods: list[Pod] = []
 
     async def make(
         *, cgroup_namespace: bool = False, images: Path | None = None, **annotations: str
@@ -138,6 +139,7 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
         node = NodeSettings(image_root=str(root), tracker_ignore_localhost=False)
         loop = asyncio.get_running_loop()
         pod = Pod(loop, namespace="t", node=node, emit=events.append, make_scaler=make_scaler)
+        pods.append(pod)
         request = CreateRequest(
             "c1", str(bundle), Stdio("", str(out), ""), RuntimeOptions(root="/run/runc")
         )
@@ -155,9 +157,10 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
             await box.container.wait()
             await box.container.delete()
         await box.container.close()
-        await box.pod.close()
         os.close(box.output)
         os.close(box._netns)
+    for pod in pods:
+        await pod.close()
 
 
 def _write_bundle(

@@ -60,8 +60,8 @@ class FreshEngine:
     async def finish(self, target: Target, images: ImageDir, pid: int) -> int:
         with self._reaper.command():
             try:
-                ended = asyncio.shield(self._reaper.watch(pid))
-                status = (await asyncio.wait_for(ended, _DEADLINE_S)).status
+                async with asyncio.timeout(_DEADLINE_S):
+                    status = (await asyncio.shield(self._reaper.watch(pid))).status
                 self._reaper.reap(pid)
                 if status == 0:
                     return int(_pid_file(target).read_text())

@@ -125,8 +125,9 @@ class RuncEngine:
         log = work / "restore.log"
         deadline_s = _DEADLINE_S + images.size_bytes / _BYTES_PER_S
         try:
-            ended = asyncio.shield(self._reaper.watch(pid))
-            status = (await asyncio.wait_for(ended, deadline_s)).status
+            # Not wait_for: cancelled in the moment of the end it would return as if nothing was.
+            async with asyncio.timeout(deadline_s):
+                status = (await asyncio.shield(self._reaper.watch(pid))).status
         except ProcessLookupError:  # reaped before it was watched: its log has the answer
             status = 0 if criu.let_go(log) else 255
         if status:

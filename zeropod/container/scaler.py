@@ -177,10 +177,7 @@ class Scaler:
         while self.phase is Phase.DUMPING or (self.phase is Phase.WAKING and number != _SIGKILL):
             await self._next()
         if self.phase is Phase.WAKING:
-            await self._abandon()
-            if self.phase in UP:
-                return None  # it was back before it could be given up: the signal is for it
-            return self._exit_by(number)
+            return self._exit_by(number) if await self._abandon() else None
         if self.phase is not Phase.ASLEEP:
             return None
         effect = self._signals.effect(number) if number > 0 else Effect.IGNORED
@@ -193,14 +190,14 @@ class Scaler:
             return None
         if effect is Effect.IGNORED:
             return None
-        await self._abandon()
-        return self._exit_by(number)
+        return self._exit_by(number) if await self._abandon() else None
 
     async def close(self) -> None:
         """Delete or the shim's end, at any moment. Leaves no process, directory or descriptor."""
         while self.phase is Phase.DUMPING:
             await self._next()
         await self._abandon()
+        self.ended()
         if tasks := self._cancel_tasks():
             await asyncio.wait(tasks)
         if self._store is not None:
@@ -354,16 +351,22 @@ class Scaler:
         self._idle.start()
         log.info("%s: awake as process %d after %.0f ms", container.id, pid, took_ms)
 
-    async def _abandon(self) -> None:
-        """End, and with it a sleep or a wake-up. Returns when nothing of these lives."""
+    async def _abandon(self) -> bool:
+        """End a sleep or a wake-up, and the container with it. Returns when nothing of it lives.
+
+        False: nothing was given up, for it had come back, or had ended, before.
+        """
         if self.phase is Phase.ASLEEP and self._group is not None and not self._group.disarm():
             await self._next()  # it has fired: the event is on the way
         if self._wake is not None:
             self._wake.cancel()
             await self._wake.over()
+        if self.phase in UP or self.phase is Phase.ENDED:
+            return False
         self._close_plan()
         self._discard()
         self.ended()
+        return True
 
     def _keep(self, images: ImageDir) -> None:
         """Images that could not be restored."""

@@ -340,3 +340,28 @@ async def test_init_gone_at_the_dump(rig: Rig) -> None:
     while not rig.scaler.counts["checkpoint_errors"]:
         await rig.scaler._next()
     assert "awake" in rig.group.calls and rig.engine.plans == []
+
+
+async def test_a_restore_that_is_done_when_it_is_killed(rig: Rig) -> None:
+    """The end of the restore and the kill in the same round of the loop: nothing escapes."""
+    await rig.asleep()
+    rig.engine.finish_go_on.clear()
+    rig.group.connection()
+    await rig.engine.finishing.wait()
+    rig.engine.finish_go_on.set()
+    exit = await rig.scaler.kill_asleep(9)
+    if exit is None:  # for the one that runs
+        assert rig.scaler.phase is Phase.AWAKE and rig.container.state is State.RUNNING
+    else:
+        assert rig.engine.aborted == [1001]
+        rig.container.publish_exit(exit)
+
+
+async def test_kill_of_what_is_lost_meanwhile(rig: Rig) -> None:
+    await rig.asleep()
+    rig.engine.ends = [RestoreFailed("x")]
+    rig.fresh.ends = [RestoreFailed("y")]
+    rig.group.connection()
+    await rig.until(Phase.ENDED)
+    assert await rig.scaler.kill_asleep(9) is None
+    assert rig.container.exit is not None and rig.container.exit.status == 128
