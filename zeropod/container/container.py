@@ -289,10 +289,11 @@ class Container:
     def move(self, verb: Verb) -> None:
         """Change the state. Raises IllegalTransition."""
         if verb is Verb.SCALE_DOWN:
-            self.meter.pause()
+            self.meter.read()  # the last look before the cgroup goes
         self.state_now = move(self.state_now, verb, self.id)
         if verb is Verb.ASLEEP:
             self._held_exit = None  # the dump was its cause
+            self.meter.end()
             self.init.live_pid = 0
             self.init.reap_restored(self.reaper)
         elif verb is Verb.AWAKE:

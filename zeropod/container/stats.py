@@ -1,13 +1,15 @@
 """What a container has used, from its cgroup, v1 or v2.
 
-A sleep ends the cgroup and a restore makes a new one, whose clocks begin at zero: `Meter` carries
-what was used before on, so that CPU time never goes backwards. Asleep, the figures are small but
-not zero, because metrics-server drops a pod that reports zero.
+A sleep ends the cgroup and a restore makes a new one, whose counters begin at zero: `Meter` adds
+what was counted in those before, so that CPU time never goes backwards and never stands still while
+the container works. Asleep, the figures are small but not zero, because metrics-server drops a pod
+that reports zero.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -40,45 +42,72 @@ class Usage:
     pids_limit: int = _UNLIMITED
 
 
+_COUNTERS: Final = ("cpu_ns", "cpu_user_ns", "cpu_kernel_ns", "page_faults", "major_faults")
+
+
 class Meter:
-    """Reads the usage of one container over all its lives."""
+    """Reads the usage of one container over all its lives, each one in a cgroup of its own.
 
-    __slots__ = ("_base", "_cgroups", "_last")
+    ``of`` finds the cgroups of a pid.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_base", "_cgroups", "_last", "_of", "_place")
+
+    def __init__(self, of: Callable[[int], Cgroups] = Cgroups.of) -> None:
+        self._of = of
         self._cgroups: Cgroups | None = None
-        self._base = Usage()
+        self._place: tuple[int, int] | None = None
+        self._base = Usage()  # the counters of earlier cgroups
         self._last = Usage()
 
     @property
     def cgroups(self) -> Cgroups | None:
+        """None while the container has none that it lives in."""
         return self._cgroups
 
     def begin(self, pid: int) -> None:
         """The container runs as ``pid`` from now on."""
         with contextlib.suppress(FileNotFoundError):
-            self._cgroups = Cgroups.of(pid)
+            cgroups = self._of(pid)
+            place = _place(cgroups)
+            if place != self._place:  # else the same one still stands, and counts on
+                self._base, self._place = self._last, place
+            self._cgroups = cgroups
 
-    def pause(self) -> None:
-        """The cgroup is about to go: remember what it says. Call before the processes end."""
-        self._base = self.read()
+    def end(self) -> None:
+        """The container's processes are gone. What they used since the last `read` is lost."""
+        self._cgroups = None
 
     def read(self) -> Usage:
         """The usage so far; while there is no cgroup, the last one with almost no memory."""
         now = _read(self._cgroups) if self._cgroups else None
         if now is None:
             return replace(
-                self._last, memory=_ASLEEP_MEMORY, anon=_ASLEEP_MEMORY, inactive_file=0, pids=0
+                self._last,
+                cpu_ns=max(self._last.cpu_ns, 1),
+                memory=_ASLEEP_MEMORY,
+                anon=_ASLEEP_MEMORY,
+                inactive_file=0,
+                pids=0,
             )
-        # The base is that of earlier lives: a cgroup that has not been replaced yet counts once.
-        base = self._base if self._base.cpu_ns > now.cpu_ns else Usage()
-        self._last = replace(
-            now,
-            cpu_ns=max(now.cpu_ns + base.cpu_ns, self._last.cpu_ns, 1),
-            cpu_user_ns=max(now.cpu_user_ns + base.cpu_user_ns, self._last.cpu_user_ns),
-            cpu_kernel_ns=max(now.cpu_kernel_ns + base.cpu_kernel_ns, self._last.cpu_kernel_ns),
-        )
+        totals = {
+            name: max(getattr(self._base, name) + getattr(now, name), getattr(self._last, name))
+            for name in _COUNTERS
+        }
+        self._last = replace(now, **totals)
         return self._last
+
+
+def _place(cgroups: Cgroups) -> tuple[int, int] | None:
+    """What tells a cgroup from the next one of the same path. None: it is gone."""
+    directory = cgroups.directory("memory")
+    if directory is None:
+        return None
+    try:
+        found = directory.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _read(cgroups: Cgroups) -> Usage | None:
