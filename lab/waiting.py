@@ -11,9 +11,16 @@ _Found = TypeVar("_Found")
 _INTERVAL_S = 0.01
 
 
-def until(what: str, ask: Callable[[], _Found | None], timeout: float = 30) -> _Found:
-    """Ask every 10 ms until the answer is neither None nor False, and return it.
+def until(
+    what: str,
+    ask: Callable[[], _Found | None],
+    timeout: float = 30,
+    *,
+    interval: float = _INTERVAL_S,
+) -> _Found:
+    """Ask until the answer is neither None nor False, and return it.
 
+    ``interval``: seconds between two questions.
     Raises TimeoutError that says what was waited for, with the last answer's exception as cause.
     """
     deadline = time.monotonic() + timeout
@@ -24,4 +31,4 @@ def until(what: str, ask: Callable[[], _Found | None], timeout: float = 30) -> _
             return answer
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {timeout:g} s still no {what}")
-        pause.wait(_INTERVAL_S)
+        pause.wait(interval)

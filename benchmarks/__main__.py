@@ -1,0 +1,97 @@
+"""The benchmarks' command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from benchmarks import provenance, wake
+from benchmarks.report import Report
+from lab import node as lab_node
+from lab.node import Node
+from lab.steps import LabError, say
+
+BENCHMARKS: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module for module in (wake,)
+}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure zeropod on a node of its own. Without a name: everything.",
+        epilog="\n".join(
+            f"  {name:10} {module.ABOUT} [{module.ROUNDS}]" for name, module in BENCHMARKS.items()
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="name", help="what to measure: see below")
+    parser.add_argument("--rounds", type=int, help="how often, in place of [the default]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--markdown", action="store_true", help="print tables for the docs")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(BENCHMARKS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    if arguments.rounds is not None and arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return arguments
+
+
+def _measure(name: str, rounds: int | None) -> Report:
+    """Run one benchmark on a fresh node."""
+    module = BENCHMARKS[name]
+    say(f"{name}: {module.ABOUT}")
+    with Node.start(f"python -m benchmarks {name}") as node:
+        try:
+            found = module.run(node, rounds or module.ROUNDS)
+        except (OSError, ValueError, AssertionError) as error:
+            raise LabError(f"{name}: {type(error).__name__}: {error}") from error
+    assert isinstance(found, Report)
+    return found
+
+
+def _print(found: Report, origin: dict[str, str], markdown: bool) -> None:
+    lines = found.markdown() if markdown else found.text(shutil.get_terminal_size().columns)
+    print("\n".join([_header(origin), "", *lines]), flush=True)
+
+
+def _header(origin: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in origin.items())
+
+
+def _load(before: float, after: float) -> str:
+    return f"{before:.2f} before, {after:.2f} after"
+
+
+def main() -> int:
+    arguments = _arguments()
+    written: dict[str, object] = {}
+    try:
+        load = provenance.load_average()
+        lab_node.build()
+        for name in arguments.names or BENCHMARKS:
+            before = provenance.load_average()
+            found = _measure(name, arguments.rounds)
+            load_text = _load(before, provenance.load_average())
+            origin = {**provenance.collect(), "load average": load_text}
+            _print(found, origin, arguments.markdown)
+            written[name] = {"provenance": origin, "samples": found.samples}
+        if provenance.busy(load, provenance.cores()):
+            say(f"warning: the load average was {load:.2f} at the start: others were at work")
+        if arguments.json:
+            arguments.json.write_text(json.dumps(written, indent=1) + "\n")
+    except LabError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("benchmarks: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""An HTTP client that does nothing but take the time: from connect() to the first byte."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+from lab import waiting
+from lab.node import Node
+
+_TIMEOUT_S = 30.0
+_REQUEST = "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Times are CLOCK_MONOTONIC nanoseconds: connect() called, first byte read."""
+
+    begin_ns: int
+    first_byte_ns: int
+    body: bytes
+
+    @property
+    def took_ns(self) -> int:
+        return self.first_byte_ns - self.begin_ns
+
+    def json(self) -> dict[str, object]:
+        found = json.loads(self.body)
+        assert isinstance(found, dict)
+        return found
+
+
+def get(node: Node, address: str, port: int) -> Answer:
+    """One request from the node to a pod's IPv4 address, over a connection of its own.
+
+    Raises:
+        OSError: the connection failed.
+        ValueError: the reply is not 200.
+    """
+    request = _REQUEST.format(host=address).encode()
+    with node.tcp_socket() as connection:
+        connection.settimeout(_TIMEOUT_S)
+        begin_ns = time.monotonic_ns()
+        connection.connect((address, port))
+        connection.sendall(request)
+        reply = connection.recv(65536)
+        first_byte_ns = time.monotonic_ns()
+        while part := connection.recv(65536):
+            reply += part
+    head, _, body = reply.partition(b"\r\n\r\n")
+    status = head.partition(b"\r\n")[0]
+    if b" 200 " not in status:
+        raise ValueError(f"{address}:{port} answered {status.decode(errors='replace')!r}")
+    return Answer(begin_ns, first_byte_ns, body)
+
+
+def first_answer(node: Node, address: str, port: int) -> Answer:
+    """The first request that an app answers which is starting: asked again every millisecond."""
+
+    def ask() -> Answer | None:
+        try:
+            return get(node, address, port)
+        except ConnectionRefusedError:
+            return None
+
+    return waiting.until(f"answer of {address}:{port}", ask, _TIMEOUT_S, interval=0.001)

@@ -1,0 +1,73 @@
+"""A benchmark's result, and its forms: text for a terminal, Markdown for docs/performance.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.sample import PERCENTILES, percentiles
+from lab import show
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells are text. The first column is left-aligned, the others hold figures."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> list[str]:
+        """Columns two spaces apart."""
+        lines = [self.header, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
+        return ["  ".join(_aligned(line, widths)).rstrip() for line in lines]
+
+    def markdown(self) -> list[str]:
+        rule = ["---", *["---:"] * (len(self.header) - 1)]
+        return [f"| {' | '.join(line)} |" for line in (self.header, rule, *self.rows)]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``chart``: (label, nanoseconds). ``samples``: every figure, named with its unit."""
+
+    title: str
+    tables: Sequence[Table]
+    chart: Sequence[tuple[str, float]] = ()
+    notes: Sequence[str] = ()
+    samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def text(self, width: int) -> list[str]:
+        """For a terminal of ``width`` columns; tables may be wider."""
+        blocks = [table.text() for table in self.tables]
+        if self.chart:
+            blocks.append(show.chart(self.chart, width))
+        blocks.append(list(self.notes))
+        return [self.title, "=" * len(self.title), "", *_separated(blocks)]
+
+    def markdown(self) -> list[str]:
+        blocks = [table.markdown() for table in self.tables]
+        if self.chart:
+            blocks.append(["```", *show.chart(self.chart, 80), "```"])
+        blocks.append([f"- {note}" for note in self.notes])
+        return [f"### {self.title}", "", *_separated(blocks)]
+
+
+def times(rows: Mapping[str, Sequence[float]], first: str) -> Table:
+    """Percentiles of nanoseconds, one row for each sample; ``first`` heads the first column."""
+    header = [first, "n", *(name for name, _ in PERCENTILES)]
+    body = [
+        [label, str(len(values)), *map(show.milliseconds, percentiles(values))]
+        for label, values in rows.items()
+    ]
+    return Table(header, body)
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+    first, *others = zip(line, widths, strict=True)
+    return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+
+
+def _separated(blocks: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of all blocks that have any, each followed by an empty line."""
+    return [line for block in blocks if block for line in (*block, "")]

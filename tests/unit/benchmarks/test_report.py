@@ -1,0 +1,39 @@
+"""A result as text and as Markdown."""
+
+from __future__ import annotations
+
+from benchmarks.report import Report, Table, times
+
+_TABLE = Table(["case", "n"], [["wake-up", "50"], ["awake", "7"]])
+
+
+def test_text_aligns_the_first_column_left_and_figures_right() -> None:
+    assert _TABLE.text() == ["case      n", "wake-up  50", "awake     7"]
+
+
+def test_markdown_is_a_table() -> None:
+    assert _TABLE.markdown() == [
+        "| case | n |",
+        "| --- | ---: |",
+        "| wake-up | 50 |",
+        "| awake | 7 |",
+    ]
+
+
+def test_times_are_percentiles_in_milliseconds() -> None:
+    table = times({"wake-up": [n * 1e6 for n in range(1, 101)]}, "request")
+    assert table.header == ["request", "n", "p50", "p90", "p99", "max"]
+    assert table.rows == [["wake-up", "100", "50.0 ms", "90.0 ms", "99.0 ms", "100 ms"]]
+
+
+def test_report_has_its_parts_apart_from_each_other() -> None:
+    report = Report("wake", [_TABLE], chart=[("wake-up", 2e6), ("awake", 1e6)], notes=["quiet"])
+    lines = report.markdown()
+    assert lines[:3] == ["### wake", "", "| case | n |"]
+    assert lines.count("```") == 2
+    assert lines[-2:] == ["- quiet", ""]
+    assert report.text(80)[-2:] == ["quiet", ""]
+
+
+def test_report_without_chart_and_notes_is_its_tables() -> None:
+    assert Report("wake", [_TABLE]).text(80) == ["wake", "====", "", *_TABLE.text(), ""]
