@@ -33,9 +33,11 @@ static void add_socket(const struct nlmsghdr *message, uint16_t port_be,
 
 	if (message->nlmsg_len < NLMSG_LENGTH(sizeof(*found)) || found->id.idiag_sport != port_be)
 		return;
-	listener->sockets++;
-	listener->queued += found->idiag_rqueue;
-	listener->backlog += found->idiag_wqueue;
+	/* The kernel chooses between SO_REUSEPORT's sockets: any may be the fullest one. */
+	if (found->idiag_rqueue > listener->queued)
+		listener->queued = found->idiag_rqueue;
+	if (listener->sockets++ == 0 || found->idiag_wqueue < listener->backlog)
+		listener->backlog = found->idiag_wqueue;
 }
 
 /* Return: 1 when more is to come, 0 at the end, -errno. */

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* The accept queue of a listening port, summed over its sockets. */
+/* The accept queue of a listening port; of several sockets the longest, the smallest backlog. */
 struct zp_listener {
 	unsigned int sockets, queued, backlog;
 };
