@@ -6,6 +6,7 @@
 #define ZP_MAX_EXTENSIONS 6
 #define ZP_TCP_SOURCE	  0
 #define ZP_TCP_DEST	  2
+#define ZP_TCP_SEQUENCE	  4
 #define ZP_TCP_FLAGS	  13
 #define ZP_TCP_CHECK	  16
 #define ZP_FLAG_SYN	  0x02

@@ -5,8 +5,10 @@
  * Both programs run on every interface of the pod, lo included. Asleep, an opening packet to a
  * tracked port has its port rewritten to the activator's, and the connection is remembered; its
  * later packets follow, and the activator's answers get the app's port back on their way out,
- * awake or asleep, until the connection is opened anew. Awake, a packet is only looked at: its
- * port's time of last activity is stamped, and it passes.
+ * awake or asleep, until the connection is opened anew. Anybody can send opening packets, so they
+ * are remembered in a map that forgets the oldest; the activator moves what it has accepted into
+ * one that forgets nothing. Awake, a packet is only looked at: its port's time of last activity is
+ * stamped, and it passes.
  *
  * On lo a packet meets the egress program first, then the ingress program. Ingress changes
  * destination ports only and egress source ports only, so none is changed twice.
@@ -46,14 +48,22 @@ struct {
 	__type(value, __be16);
 } listeners SEC(".maps");
 
-/* Connections → the activator's port they go to. User space removes those that have ended. */
+/* Accepted connections. User space adds them, and removes those that have ended. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, ZP_MAX_FLOWS);
 	__type(key, struct zp_flow);
-	__type(value, __be16);
+	__type(value, struct zp_route);
 } flows SEC(".maps");
+
+/* Connections that are not accepted yet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, ZP_MAX_OPENING);
+	__type(key, struct zp_flow);
+	__type(value, struct zp_route);
+} opening SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -102,14 +112,52 @@ static __always_inline void flow_of(struct zp_flow *flow, const struct packet *p
 	flow->local_port_be = packet->dest_be;
 }
 
+static __always_inline struct zp_route *route_of(const struct zp_flow *flow)
+{
+	struct zp_route *route = bpf_map_lookup_elem(&flows, flow);
+
+	return route ? route : bpf_map_lookup_elem(&opening, flow);
+}
+
+static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packet,
+				     struct zp_port *port, const struct zp_flow *flow)
+{
+	struct zp_route *known = route_of(flow);
+	struct zp_route route = {};
+
+	if (bpf_skb_load_bytes(skb, packet->tcp + ZP_TCP_SEQUENCE, &route.isn_be, 4) < 0) {
+		count(ZP_COUNT_MALFORMED);
+		return PASS;
+	}
+	if (known && known->isn_be == route.isn_be) {
+		count(ZP_COUNT_FLOW_IN);
+		return to_activator(skb, packet, known->activator_port_be);
+	}
+	if (known) {
+		bpf_map_delete_elem(&flows, flow);
+		bpf_map_delete_elem(&opening, flow);
+		count(ZP_COUNT_FLOW_FORGOTTEN);
+	}
+	if (!port->asleep) {
+		touch(port, skb);
+		return PASS;
+	}
+	route.activator_port_be = port->activator_port_be;
+	if (bpf_map_update_elem(&opening, flow, &route, BPF_ANY) < 0) {
+		count(ZP_COUNT_FLOWS_FULL);
+		return DROP; /* its retransmission finds room, or the app */
+	}
+	count(ZP_COUNT_REDIRECTED);
+	return to_activator(skb, packet, route.activator_port_be);
+}
+
 SEC("tc")
 int zp_ingress(struct __sk_buff *skb)
 {
 	struct packet packet = {};
 	struct zp_flow flow = {};
+	struct zp_route *route;
 	struct zp_port *port;
-	__be16 *activator_be;
-	__be16 asleep_be;
 	int r;
 
 	r = parse(skb, &packet);
@@ -128,27 +176,14 @@ int zp_ingress(struct __sk_buff *skb)
 	if (skb->mark == ZP_MARK)
 		return PASS;
 	flow_of(&flow, &packet);
-	if ((packet.flags & (ZP_FLAG_SYN | ZP_FLAG_ACK)) == ZP_FLAG_SYN) {
-		if (!port->asleep) {
-			if (bpf_map_delete_elem(&flows, &flow) == 0)
-				count(ZP_COUNT_FLOW_FORGOTTEN);
-			touch(port, skb);
-			return PASS;
-		}
-		asleep_be = port->activator_port_be;
-		if (bpf_map_update_elem(&flows, &flow, &asleep_be, BPF_ANY) < 0) {
-			count(ZP_COUNT_FLOWS_FULL);
-			return DROP; /* its retransmission finds room, or the app */
-		}
-		count(ZP_COUNT_REDIRECTED);
-		return to_activator(skb, &packet, asleep_be);
-	}
+	if ((packet.flags & (ZP_FLAG_SYN | ZP_FLAG_ACK)) == ZP_FLAG_SYN)
+		return open_flow(skb, &packet, port, &flow);
 	touch(port, skb);
-	activator_be = bpf_map_lookup_elem(&flows, &flow);
-	if (!activator_be)
+	route = route_of(&flow);
+	if (!route)
 		return PASS;
 	count(ZP_COUNT_FLOW_IN);
-	return to_activator(skb, &packet, *activator_be);
+	return to_activator(skb, &packet, route->activator_port_be);
 }
 
 SEC("tc")

@@ -11,8 +11,11 @@
 /* A pod's tracked ports; more is refused when they are added. */
 #define ZP_MAX_PORTS 64
 
-/* Redirected connections that live at once, with room for the closing ones behind them. */
+/* Accepted connections: 3072 live ones and 1024 that were closed (ZP_MAX_CONNS, ZP_LINGER_MAX). */
 #define ZP_MAX_FLOWS 4096
+
+/* Handshakes under way: the 1,000 that may come at once, twice, for the LRU is only about one. */
+#define ZP_MAX_OPENING 2048
 
 struct zp_port {
 	__u64 last_activity_ns; /* CLOCK_MONOTONIC; 0: never */
@@ -31,12 +34,20 @@ struct zp_flow {
 };
 _Static_assert(sizeof(struct zp_flow) == 36, "struct zp_flow");
 
+/* Where a redirected connection goes. */
+struct zp_route {
+	__be32 isn_be; /* of its SYN: another SYN with the same one is a retransmission */
+	__be16 activator_port_be;
+	__u16 padding;
+};
+_Static_assert(sizeof(struct zp_route) == 8, "struct zp_route");
+
 enum zp_counter {
 	ZP_COUNT_REDIRECTED,	 /* opening packets sent to the activator */
 	ZP_COUNT_FLOW_IN,	 /* later packets of redirected connections */
 	ZP_COUNT_FLOW_OUT,	 /* answers of the activator */
-	ZP_COUNT_FLOW_FORGOTTEN, /* opened anew while awake */
-	ZP_COUNT_FLOWS_FULL,	 /* no room to remember a connection: passed on */
+	ZP_COUNT_FLOW_FORGOTTEN, /* opened anew */
+	ZP_COUNT_FLOWS_FULL,	 /* dropped: no room to remember a handshake */
 	ZP_COUNT_DIRECT_DROPPED, /* aimed at the activator's own port */
 	ZP_COUNT_FRAGMENT,	 /* passed on: its ports cannot be seen or changed */
 	ZP_COUNT_MALFORMED,	 /* passed on: a header that cannot be */

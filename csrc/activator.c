@@ -288,6 +288,7 @@ int zp_activator_new(int netns_fd, const char *bpf_object, bool count_loopback, 
 		return -ENOMEM;
 	pthread_mutex_init(&activator->lock, NULL);
 	TAILQ_INIT(&activator->conns);
+	TAILQ_INIT(&activator->spare);
 	activator->wake_source.kind = ZP_SOURCE_WAKE;
 	activator->inotify_source.kind = ZP_SOURCE_INOTIFY;
 	activator->scan_ns = activator->accept_ns = ZP_NEVER;
@@ -296,6 +297,7 @@ int zp_activator_new(int netns_fd, const char *bpf_object, bool count_loopback, 
 	activator->redirector = (struct zp_redirector){.ports_fd = -EBADF,
 						       .listeners_fd = -EBADF,
 						       .flows_fd = -EBADF,
+						       .opening_fd = -EBADF,
 						       .counters_fd = -EBADF};
 	*ret_step = "open descriptors";
 	r = open_descriptors(activator, netns_fd);
@@ -336,6 +338,7 @@ void zp_activator_free(struct zp_activator *activator)
 		if (activator->groups[i])
 			zp_group_free(activator->groups[i]);
 	zp_conn_expire_flows(activator, 0, true);
+	zp_conn_free_spare(activator);
 	zp_redirector_deinit(&activator->redirector, activator->netns_fd);
 	zp_pipe_pool_deinit(&activator->pipes);
 	close_fd(activator->diag_fd);

@@ -39,7 +39,8 @@ struct zp_group_options {
 };
 
 struct zp_group_stats {
-	uint64_t held, spliced, connections, probes, wakes, refused;
+	uint64_t held; /* now; the others are counted from the beginning */
+	uint64_t spliced, connections, probes, wakes, refused;
 };
 
 int zp_activator_new(int netns_fd, const char *bpf_object, bool count_loopback, bool force_clsact,

@@ -82,7 +82,6 @@ static void become_user(struct zp_conn *conn)
 {
 	conn->state = ZP_HELD;
 	conn->deadline_ns = ZP_NEVER;
-	conn->port->group->stats.held++;
 	conn->port->group->stats.connections++;
 	zp_group_user(conn->port->group, conn);
 }
@@ -124,12 +123,6 @@ static void probe(struct zp_conn *conn)
 		become_user(conn);
 		return;
 	}
-	if (!activator->peek)
-		activator->peek = malloc(ZP_PEEK_MAX);
-	if (!activator->peek) {
-		become_user(conn);
-		return;
-	}
 	if (limit > ZP_PEEK_MAX)
 		limit = ZP_PEEK_MAX;
 	n = recv(conn->client_fd, activator->peek, limit, MSG_PEEK | MSG_DONTWAIT);
@@ -158,10 +151,62 @@ static void probe(struct zp_conn *conn)
 	}
 }
 
+/* zp_conn_reserve() - memory for the first connections, before they come. Return: 0 or -errno. */
+int zp_conn_reserve(struct zp_activator *activator)
+{
+	struct zp_conn *conn;
+
+	if (!activator->peek)
+		activator->peek = malloc(ZP_PEEK_MAX);
+	if (!activator->peek)
+		return -ENOMEM;
+	while (activator->spare_count < ZP_SPARE_MAX) {
+		conn = malloc(sizeof(*conn));
+		if (!conn)
+			return -ENOMEM;
+		TAILQ_INSERT_TAIL(&activator->spare, conn, link);
+		activator->spare_count++;
+	}
+	return 0;
+}
+
+void zp_conn_free_spare(struct zp_activator *activator)
+{
+	struct zp_conn *conn;
+
+	while ((conn = TAILQ_FIRST(&activator->spare))) {
+		TAILQ_REMOVE(&activator->spare, conn, link);
+		free(conn);
+	}
+	activator->spare_count = 0;
+}
+
+static struct zp_conn *conn_take(struct zp_activator *activator)
+{
+	struct zp_conn *conn = TAILQ_FIRST(&activator->spare);
+
+	if (!conn)
+		return calloc(1, sizeof(*conn));
+	TAILQ_REMOVE(&activator->spare, conn, link);
+	activator->spare_count--;
+	memset(conn, 0, sizeof(*conn));
+	return conn;
+}
+
+static void conn_give(struct zp_activator *activator, struct zp_conn *conn)
+{
+	if (activator->spare_count == ZP_SPARE_MAX) {
+		free(conn);
+		return;
+	}
+	TAILQ_INSERT_TAIL(&activator->spare, conn, link);
+	activator->spare_count++;
+}
+
 static struct zp_conn *conn_new(struct zp_port_entry *port, int fd)
 {
 	struct zp_activator *activator = port->group->activator;
-	struct zp_conn *conn = calloc(1, sizeof(*conn));
+	struct zp_conn *conn = conn_take(activator);
 
 	if (!conn)
 		return NULL;
@@ -172,8 +217,11 @@ static struct zp_conn *conn_new(struct zp_port_entry *port, int fd)
 	conn->up.pipe = conn->down.pipe = ZP_PIPE_NONE;
 	conn->accepted_ns = zp_now_ns();
 	zp_conn_deadline(conn, conn->accepted_ns + ZP_GRACE_NS);
-	if (flow_of(conn) < 0 || zp_watch(activator, fd, INTEREST, &conn->source) < 0) {
-		free(conn);
+	/* The flow last: nothing that fails behind it leaves it kept. */
+	if (flow_of(conn) < 0 || zp_watch(activator, fd, INTEREST, &conn->source) < 0 ||
+	    zp_redirector_keep_flow(&activator->redirector, &conn->flow, port->activator_port,
+				    &conn->route) < 0) {
+		conn_give(activator, conn);
 		return NULL;
 	}
 	TAILQ_INSERT_TAIL(&activator->conns, conn, link);
@@ -254,6 +302,8 @@ static void connect_failed(struct zp_conn *conn)
 	conn->app_fd = -EBADF;
 	conn->on_loopback = !conn->on_loopback;
 	conn->state = ZP_HELD;
+	if (conn->port->group->state != ZP_GROUP_CONNECTING)
+		zp_group_user(conn->port->group, conn); /* nobody connects it again unasked */
 }
 
 /* zp_conn_connect() - HELD → CONNECTING: to the address that the client asked for. */
@@ -348,25 +398,26 @@ void zp_conn_timeout(struct zp_conn *conn, uint64_t now_ns)
 		zp_conn_close(conn, conn->state == ZP_SPLICING);
 }
 
-static void linger(struct zp_activator *activator, const struct zp_flow *flow)
+static void linger(struct zp_activator *activator, const struct zp_conn *conn)
 {
 	struct zp_linger *entry;
 
 	if (!activator->linger)
 		activator->linger = calloc(ZP_LINGER_MAX, sizeof(*activator->linger));
 	if (!activator->linger) {
-		zp_redirector_forget_flow(&activator->redirector, flow);
+		zp_redirector_forget_flow(&activator->redirector, &conn->flow, &conn->route);
 		return;
 	}
 	if (activator->linger_count == ZP_LINGER_MAX) {
 		entry = &activator->linger[activator->linger_first];
-		zp_redirector_forget_flow(&activator->redirector, &entry->flow);
+		zp_redirector_forget_flow(&activator->redirector, &entry->flow, &entry->route);
 		activator->linger_first = (activator->linger_first + 1) % ZP_LINGER_MAX;
 		activator->linger_count--;
 	}
 	entry = &activator->linger[(activator->linger_first + activator->linger_count++) %
 				   ZP_LINGER_MAX];
-	entry->flow = *flow;
+	entry->flow = conn->flow;
+	entry->route = conn->route;
 	entry->until_ns = zp_now_ns() + ZP_LINGER_NS;
 }
 
@@ -379,7 +430,7 @@ void zp_conn_expire_flows(struct zp_activator *activator, uint64_t now_ns, bool 
 		entry = &activator->linger[activator->linger_first];
 		if (!all && entry->until_ns > now_ns)
 			return;
-		zp_redirector_forget_flow(&activator->redirector, &entry->flow);
+		zp_redirector_forget_flow(&activator->redirector, &entry->flow, &entry->route);
 		activator->linger_first = (activator->linger_first + 1) % ZP_LINGER_MAX;
 		activator->linger_count--;
 	}
@@ -414,7 +465,7 @@ void zp_conn_close(struct zp_conn *conn, bool reset)
 		close(conn->app_fd);
 	zp_pipe_pool_put(&activator->pipes, &conn->up.pipe, conn->up.held);
 	zp_pipe_pool_put(&activator->pipes, &conn->down.pipe, conn->down.held);
-	linger(activator, &conn->flow);
+	linger(activator, conn);
 	conn->dead = true;
 	activator->any_dead = true;
 }
@@ -433,6 +484,6 @@ void zp_conn_sweep(struct zp_activator *activator)
 			continue;
 		TAILQ_REMOVE(&activator->conns, conn, link);
 		activator->conn_count--;
-		free(conn);
+		conn_give(activator, conn);
 	}
 }

@@ -4,10 +4,12 @@
  * internal.h. Every verb takes the activator's lock; which verb is allowed in which state is the
  * table `allowed`.
  *
- * While CONNECTING, each port is asked for at the kernel (sock_diag): when it listens its redirect
- * goes off, and as many held connections are connected as its accept queue has room for, an eighth
- * left free for those that now come straight. The question is repeated while something is missing,
- * every 1 to 10 ms.
+ * While CONNECTING, each port is asked for at the kernel (sock_diag): when it listens, as many held
+ * connections are connected as its accept queue has room for, an eighth left free for those that
+ * come straight, and the redirect goes off. In a crowd that goes on arriving it stays on until all
+ * that were held have had room, for a second at most: straight SYNs would find the queue full, and
+ * a client sends its SYN again only after a second. The question is repeated while something is
+ * missing, every 1 to 10 ms.
  */
 #define _GNU_SOURCE
 #include <netinet/in.h>
@@ -73,6 +75,18 @@ static bool any_held(struct zp_group *group)
 	return false;
 }
 
+/* Users that are not with the app yet; a connect that is under way may still fail. */
+static size_t count_waiting(struct zp_group *group)
+{
+	struct zp_conn *conn;
+	size_t count = 0;
+
+	FOR_EACH_CONN(conn, group)
+	if (conn->state == ZP_HELD || conn->state == ZP_CONNECTING)
+		count++;
+	return count;
+}
+
 static int redirect(struct zp_group *group, bool on)
 {
 	size_t i;
@@ -82,6 +96,7 @@ static int redirect(struct zp_group *group, bool on)
 		r = zp_redirector_set_asleep(&group->activator->redirector, group->ports[i].port,
 					     on);
 		group->ports[i].up = !on;
+		group->ports[i].listens_since_ns = 0;
 	}
 	return r;
 }
@@ -138,31 +153,38 @@ static long room(struct zp_port_entry *port, const struct zp_listener *listener)
 	return backlog - backlog / 8 - busy;
 }
 
-static void connect_port(struct zp_group *group, struct zp_port_entry *port)
+/* Return: whether a connect was begun. */
+static bool connect_port(struct zp_group *group, struct zp_port_entry *port, uint64_t now_ns)
 {
 	struct zp_activator *activator = group->activator;
 	struct zp_listener listener;
 	struct zp_conn *conn;
+	bool begun = false, crowded = false;
 	long left;
 
 	if (zp_diag_listener(activator->diag_fd, port->port, &listener) < 0)
 		listener = (struct zp_listener){.sockets = 1, .backlog = UNKNOWN_BACKLOG};
 	if (listener.sockets == 0)
-		return;
-	if (!port->up) {
-		zp_redirector_set_asleep(&activator->redirector, port->port, false);
-		port->up = true;
-	}
+		return false;
+	if (!port->listens_since_ns)
+		port->listens_since_ns = now_ns;
 	left = room(port, &listener);
 	FOR_EACH_CONN(conn, group)
 	{
-		if (left <= 0)
-			return;
 		if (conn->port != port || conn->state != ZP_HELD)
 			continue;
+		if (left-- <= 0) {
+			crowded = true;
+			break;
+		}
 		zp_conn_connect(conn);
-		left--;
+		begun = begun || conn->state != ZP_HELD;
 	}
+	if (!port->up && (!crowded || now_ns - port->listens_since_ns >= ZP_CROWD_NS)) {
+		zp_redirector_set_asleep(&activator->redirector, port->port, false);
+		port->up = true;
+	}
+	return begun;
 }
 
 static void give_up(struct zp_group *group)
@@ -188,18 +210,18 @@ static void give_up(struct zp_group *group)
 /* zp_group_tick() - go on with connecting, when it is time. */
 void zp_group_tick(struct zp_group *group, uint64_t now_ns)
 {
-	bool all_up = true;
+	bool all_up = true, begun = false;
 	size_t i;
 
 	if (group->state != ZP_GROUP_CONNECTING || now_ns < group->retry_ns)
 		return;
 	for (i = 0; i < group->port_count; i++) {
-		connect_port(group, &group->ports[i]);
+		begun = connect_port(group, &group->ports[i], now_ns) || begun;
 		all_up = all_up && group->ports[i].up;
 	}
 	if (all_up) {
 		ready(group);
-		if (!any_held(group)) {
+		if (count_waiting(group) == 0) {
 			group->state = ZP_GROUP_AWAKE;
 			return;
 		}
@@ -208,6 +230,8 @@ void zp_group_tick(struct zp_group *group, uint64_t now_ns)
 		give_up(group);
 		return;
 	}
+	if (begun)
+		group->retry_step_ns = ZP_RETRY_MIN;
 	group->retry_ns = now_ns + group->retry_step_ns;
 	if (group->retry_step_ns < ZP_RETRY_MAX)
 		group->retry_step_ns *= 2;
@@ -423,7 +447,12 @@ static int act(struct zp_activator *activator, int number, enum verb verb,
 
 static int hold(struct zp_group *group, void *argument)
 {
+	int r;
+
 	(void)argument;
+	r = zp_conn_reserve(group->activator);
+	if (r < 0)
+		return r;
 	group->state = ZP_GROUP_HOLDING;
 	group->pending_told = false;
 	return redirect(group, true);
@@ -557,6 +586,7 @@ int zp_group_stats(struct zp_activator *activator, int number, struct zp_group_s
 	if (!group)
 		return -ENOENT;
 	*ret_stats = group->stats;
+	ret_stats->held = count_waiting(group);
 	pthread_mutex_unlock(&activator->lock);
 	return 0;
 }

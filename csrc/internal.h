@@ -14,15 +14,17 @@
 
 #define ZP_MAX_GROUPS 32
 #define ZP_MAX_EVENTS 256
-#define ZP_MAX_CONNS  4096
+#define ZP_MAX_CONNS  3072 /* with ZP_LINGER_MAX: ZP_MAX_FLOWS */
 #define ZP_PEEK_MAX   65536
-#define ZP_LINGER_MAX 4096
+#define ZP_LINGER_MAX 1024
+#define ZP_SPARE_MAX  16 /* connections whose memory is at hand when they come */
 #define ZP_NEVER      UINT64_MAX
 #define ZP_MS	      1000000ull
-#define ZP_GRACE_NS   (50 * ZP_MS)    /* an opener that says nothing is a user after this */
-#define ZP_REQUEST_NS (1000 * ZP_MS)  /* half a request is a user's after this */
-#define ZP_DRAIN_NS   (1000 * ZP_MS)  /* a probe has this long to hang up */
-#define ZP_LINGER_NS  (60000 * ZP_MS) /* a closed connection's last packets still find its flow */
+#define ZP_GRACE_NS   (50 * ZP_MS)     /* an opener that says nothing is a user after this */
+#define ZP_REQUEST_NS (1000 * ZP_MS)   /* half a request is a user's after this */
+#define ZP_DRAIN_NS   (1000 * ZP_MS)   /* a probe has this long to hang up */
+#define ZP_LINGER_NS  (600000 * ZP_MS) /* what a slow reader has not taken still finds its way */
+#define ZP_CROWD_NS   (1000 * ZP_MS)   /* how long a crowd keeps the redirect on */
 #define ZP_RETRY_MIN  (1 * ZP_MS)
 #define ZP_RETRY_MAX  (10 * ZP_MS)
 
@@ -63,6 +65,7 @@ struct zp_conn {
 	bool again;	  /* has had its turn and more to move */
 	bool dead;	  /* closed, to be freed after this round of events */
 	struct zp_flow flow;
+	struct zp_route route;
 	TAILQ_ENTRY(zp_conn) link;
 };
 
@@ -76,7 +79,7 @@ struct zp_conn {
  *   FIRED       on        held                  processes run or awake → CONNECTING, arm → ARMED
  *   CONNECTING  per port  connected as there    all ports listen, or time is up → AWAKE;
  *               until it  is room               hold → HOLDING
- *               listens
+ *               has room
  *   DROPPED     off       refused               hold → HOLDING
  */
 enum zp_group_state {
@@ -94,8 +97,9 @@ struct zp_port_entry {
 	struct zp_group *group;
 	uint16_t port, activator_port;
 	int listen_fd;
-	bool up;		 /* listens again, redirect is off */
-	unsigned int connecting; /* connects under way */
+	bool up;		   /* listens again, redirect is off */
+	unsigned int connecting;   /* connects under way */
+	uint64_t listens_since_ns; /* seen to listen after a sleep; 0: not yet */
 };
 
 struct zp_group {
@@ -115,6 +119,7 @@ struct zp_group {
 
 struct zp_linger {
 	struct zp_flow flow;
+	struct zp_route route;
 	uint64_t until_ns;
 };
 
@@ -128,12 +133,12 @@ struct zp_activator {
 	struct zp_redirector redirector;
 	struct zp_pipe_pool pipes;
 	struct zp_group *groups[ZP_MAX_GROUPS];
-	TAILQ_HEAD(zp_conns, zp_conn) conns;
-	size_t conn_count;
+	TAILQ_HEAD(zp_conns, zp_conn) conns, spare;
+	size_t conn_count, spare_count;
 	bool any_again, any_dead, any_removed;
 	uint64_t scan_ns;   /* when a connection's deadline may have passed */
 	uint64_t accept_ns; /* when connections that were left waiting are accepted */
-	char *peek;	    /* made for the first probe */
+	char *peek;	    /* made for the first hold */
 	struct zp_event events[ZP_MAX_EVENTS];
 	size_t event_first, event_count;
 	struct zp_linger *linger; /* a ring, made for the first closed connection */
@@ -145,6 +150,8 @@ int zp_watch(struct zp_activator *activator, int fd, uint32_t events, struct zp_
 void zp_tell(struct zp_group *group, enum zp_event_kind kind, int64_t pid, int64_t value);
 void zp_kick(struct zp_activator *activator);
 
+int zp_conn_reserve(struct zp_activator *activator);
+void zp_conn_free_spare(struct zp_activator *activator);
 void zp_conn_accept(struct zp_port_entry *port);
 void zp_conn_event(struct zp_conn *conn);
 void zp_conn_deadline(struct zp_conn *conn, uint64_t deadline_ns);

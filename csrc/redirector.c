@@ -160,6 +160,8 @@ static int take_all(struct zp_redirector *redirector, struct bpf_object *object)
 	if (r == 0)
 		r = take_map(object, "flows", &redirector->flows_fd);
 	if (r == 0)
+		r = take_map(object, "opening", &redirector->opening_fd);
+	if (r == 0)
 		r = take_map(object, "counters", &redirector->counters_fd);
 	return r;
 }
@@ -181,6 +183,7 @@ int zp_redirector_init(struct zp_redirector *redirector, const char *object_path
 		.ports_fd = -EBADF,
 		.listeners_fd = -EBADF,
 		.flows_fd = -EBADF,
+		.opening_fd = -EBADF,
 		.counters_fd = -EBADF,
 	};
 	libbpf_set_print(quiet);
@@ -228,6 +231,7 @@ void zp_redirector_deinit(struct zp_redirector *redirector, int netns_fd)
 	close_fd(&redirector->ports_fd);
 	close_fd(&redirector->listeners_fd);
 	close_fd(&redirector->flows_fd);
+	close_fd(&redirector->opening_fd);
 	close_fd(&redirector->counters_fd);
 }
 
@@ -290,9 +294,37 @@ int zp_redirector_last_activity(struct zp_redirector *redirector, uint16_t port,
 	return r;
 }
 
-void zp_redirector_forget_flow(struct zp_redirector *redirector, const struct zp_flow *flow)
+/*
+ * zp_redirector_keep_flow() - a connection was accepted: it is not forgotten any more
+ * @ret_route: what tells it from a later one between the same ports
+ *
+ * Return: 0, or -errno (-E2BIG: too many).
+ */
+int zp_redirector_keep_flow(struct zp_redirector *redirector, const struct zp_flow *flow,
+			    uint16_t activator, struct zp_route *ret_route)
 {
-	bpf_map_delete_elem(redirector->flows_fd, flow);
+	struct zp_route route = {.activator_port_be = be(activator)};
+	int r;
+
+	/* Forgotten already, in a flood: kept all the same, its next packet comes here again. */
+	bpf_map_lookup_elem(redirector->opening_fd, flow, &route);
+	r = bpf_map_update_elem(redirector->flows_fd, flow, &route, BPF_ANY);
+	if (r < 0)
+		return r;
+	bpf_map_delete_elem(redirector->opening_fd, flow);
+	*ret_route = route;
+	return 0;
+}
+
+/* zp_redirector_forget_flow() - it has ended; a later one between the same ports is left alone. */
+void zp_redirector_forget_flow(struct zp_redirector *redirector, const struct zp_flow *flow,
+			       const struct zp_route *route)
+{
+	struct zp_route current;
+
+	if (bpf_map_lookup_elem(redirector->flows_fd, flow, &current) == 0 &&
+	    current.isn_be == route->isn_be)
+		bpf_map_delete_elem(redirector->flows_fd, flow);
 }
 
 /* zp_redirector_counter() - one counter, summed over the CPUs. Return: 0 or -errno. */

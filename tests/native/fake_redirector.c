@@ -100,10 +100,21 @@ int zp_redirector_last_activity(struct zp_redirector *redirector, uint16_t port,
 	return 0;
 }
 
-void zp_redirector_forget_flow(struct zp_redirector *redirector, const struct zp_flow *flow)
+int zp_redirector_keep_flow(struct zp_redirector *redirector, const struct zp_flow *flow,
+			    uint16_t activator, struct zp_route *ret_route)
 {
 	(void)redirector;
 	(void)flow;
+	ret_route->activator_port_be = activator;
+	return 0;
+}
+
+void zp_redirector_forget_flow(struct zp_redirector *redirector, const struct zp_flow *flow,
+			       const struct zp_route *route)
+{
+	(void)redirector;
+	(void)flow;
+	(void)route;
 }
 
 int zp_redirector_counter(struct zp_redirector *redirector, unsigned int which, uint64_t *ret_value)

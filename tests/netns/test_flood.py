@@ -1,0 +1,102 @@
+"""Packets that nobody's connection sends: floods, retransmissions, a tuple used again."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from tests.netns.conftest import CLIENT_V4, POD_V4, PORT, Pod
+from tests.netns.test_wake import ask
+from zeropod._fastpath._activator import EventKind
+from zeropod._fastpath._netns import socket_in
+
+SYN = 0x02
+STRANGER = "10.9.0.77"  # nobody answers for it, so nobody resets what the pod answers
+
+
+def checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def syn(source: str, port: int, sequence: int) -> bytes:
+    """An IPv4 packet; the kernel fills in the header's checksum."""
+    addresses = socket.inet_aton(source) + socket.inet_aton(POD_V4)
+    tcp = struct.pack("!HHIIBBHHH", port, PORT, sequence, 0, 5 << 4, SYN, 1024, 0, 0)
+    check = checksum(addresses + struct.pack("!HH", socket.IPPROTO_TCP, len(tcp)) + tcp)
+    tcp = tcp[:16] + struct.pack("!H", check) + tcp[18:]
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, socket.IPPROTO_TCP, 0)
+    return head + addresses + tcp
+
+
+def raw(pod: Pod) -> socket.socket:
+    made = socket_in(pod.client.fd, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    return socket.socket(fileno=made)
+
+
+def test_a_flood_of_syns_keeps_nobody_out(pod: Pod) -> None:
+    pod.here.run("sysctl", "-qw", "net.ipv4.tcp_syncookies=1")
+    group = pod.group()
+    pod.activator.hold(group)
+    before = pod.client.connect(POD_V4)
+    pod.wait(EventKind.PENDING)
+    with raw(pod) as made:
+        for port in range(1024, 65536):
+            made.sendto(syn(STRANGER, port, port), (POD_V4, 0))
+            if port % 256 == 0 and pod.activator.counters()["redirected"] > 9000:
+                break  # several times what is remembered
+    counters = pod.activator.counters()
+    assert counters["redirected"] > 9000
+    assert counters["flows_full"] == 0
+    after = pod.client.connect(POD_V4)
+    assert pod.activator.stats(group)["wakes"] == 0
+    assert pod.activator.arm(group, pod.plan("http")) is True
+    assert ask(before).startswith(b"HTTP/1.1 200")
+    assert ask(after).startswith(b"HTTP/1.1 200")
+    assert pod.starts == 1
+
+
+def test_a_retransmitted_syn_stays_with_its_connection(pod: Pod) -> None:
+    group = pod.group()
+    pod.activator.hold(group)
+    with raw(pod) as made, pod.here.listen(PORT):
+
+        def send(sequence: int) -> dict[str, int]:
+            made.sendto(syn(STRANGER, 5000, sequence), (POD_V4, 0))
+            return pod.activator.counters()
+
+        assert send(1)["redirected"] == 1
+        pod.activator.awake(group)
+        pod.wait_ready()
+        counters = send(1)
+        assert counters["redirected"] == 1
+        assert counters["flow_in"] == 1
+        assert counters["flow_forgotten"] == 0
+        # Another connection between the same ports is the app's.
+        counters = send(2)
+        assert counters["flow_in"] == 1
+        assert counters["flow_forgotten"] == 1
+        assert send(2)["flow_in"] == 1
+
+
+def test_a_tuple_that_is_used_again(pod: Pod) -> None:
+    """Closed asleep and opened again from the same port at once: asleep, and then awake."""
+    group = pod.asleep("http")
+    for turn in range(3):
+        made = pod.client.make_socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        made.bind((CLIENT_V4, 40000))
+        made.connect((POD_V4, PORT))
+        if turn == 0:
+            made.close()
+            continue
+        made.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert made.recv(4096).startswith(b"HTTP/1.1 200")
+        made.close()
+        if turn == 1:
+            pod.wait_ready()
+    assert pod.activator.stats(group)["spliced"] == 1
+    assert pod.starts == 1
