@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import phases, provenance, wake
+from benchmarks import memory, phases, provenance, scaledown, start, wake
 from benchmarks.report import Report
 from lab import node as lab_node
 from lab.node import Node
 from lab.steps import LabError, say
 
 BENCHMARKS: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module for module in (wake, phases)
+    module.__name__.rpartition(".")[2]: module
+    for module in (wake, phases, start, memory, scaledown)
 }
 
 

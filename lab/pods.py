@@ -107,7 +107,10 @@ class Pod:
     def __init__(self, node: Node, spec: PodSpec) -> None:
         self.node = node
         self.spec = spec
+        begin_ns = time.monotonic_ns()
         self.id = node.cri.run_pod(spec)
+        self.run_ns = time.monotonic_ns() - begin_ns
+        """How long RunPodSandbox took."""
         self.containers: list[Container] = []
         network = node.cri.pod_status(self.id).network
         self.addresses = [network.ip, *(more.ip for more in network.additional_ips)]

@@ -1,0 +1,78 @@
+"""How long a pod takes to start: our shim against the stock shim, in pairs.
+
+Each pair starts one pod with each handler, in an order drawn anew, and removes it before the next
+one begins. RunPodSandbox is one call of CRI; the container is CreateContainer and StartContainer.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+
+from benchmarks import pods, report
+from benchmarks.sample import Pair, median_ratio, ratio_interval
+from lab import processes, waiting
+from lab.container_images import NGINX
+from lab.node import Node
+from lab.pods import Pod
+from lab.steps import say
+
+ABOUT = "start of a sandbox and of a container, against the stock shim, in pairs"
+ROUNDS = 50
+BOUND = 1.05
+"""What the upper end of the sandbox's interval is held against."""
+
+OURS, STOCK = "zeropod", "runc"
+STEPS = ("RunPodSandbox", "CreateContainer + StartContainer", "both")
+_SEED = 1
+
+
+def _start(node: Node, handler: str) -> tuple[float, float, float]:
+    """Start a pod with one container and remove it. Returns nanoseconds of each of ``STEPS``."""
+    pod = Pod(node, pods.spec(node, handler))
+    try:
+        begin_ns = time.monotonic_ns()
+        pod.add(pods.container_spec(NGINX))
+        container_ns = time.monotonic_ns() - begin_ns
+        shim = pod.shim_pid()
+    finally:
+        pod.remove()
+    waiting.until(f"end of shim {shim}", lambda: not processes.alive(shim))
+    return pod.run_ns, container_ns, pod.run_ns + container_ns
+
+
+def _ratios(pairs: dict[str, list[Pair]]) -> report.Table:
+    rows = []
+    for step, values in pairs.items():
+        low, high = ratio_interval(values)
+        rows.append(
+            [step, str(len(values)), f"{median_ratio(values):.3f}", f"{low:.3f}–{high:.3f}"]
+        )
+    return report.Table(["zeropod / stock", "pairs", "ratio of medians", "95 % interval"], rows)
+
+
+def run(node: Node, rounds: int) -> report.Report:
+    pods.warm_up(node)
+    chance = random.Random(_SEED)
+    pairs: dict[str, list[Pair]] = defaultdict(list)
+    for number in range(1, rounds + 1):
+        order = chance.sample((OURS, STOCK), 2)
+        took = {handler: _start(node, handler) for handler in order}
+        for step, *pair in zip(STEPS, took[OURS], took[STOCK], strict=True):
+            pairs[step].append((pair[0], pair[1]))
+        ms = {handler: took[handler][0] / 1e6 for handler in took}
+        say(f"{number}: sandbox {ms[OURS]:.0f} ms, stock {ms[STOCK]:.0f} ms")
+    times = {
+        f"{step}, {handler}": [pair[side] for pair in values]
+        for step, values in pairs.items()
+        for side, handler in enumerate((OURS, STOCK))
+    }
+    upper = ratio_interval(pairs[STEPS[0]])[1]
+    verdict = "met" if upper <= BOUND else "not met"
+    return report.Report(
+        "start: sandbox and container, against the stock shim",
+        [_ratios(pairs), report.times(times, "step, handler")],
+        notes=[f"{STEPS[0]}: upper end of the interval {upper:.3f}, bound {BOUND}: {verdict}"],
+        samples={f"{label} (ns)": values for label, values in times.items()},
+    )
