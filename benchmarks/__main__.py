@@ -56,12 +56,9 @@ def _measure(name: str, rounds: int | None) -> Report:
 
 
 def _print(found: Report, origin: dict[str, str], markdown: bool) -> None:
-    lines = found.markdown() if markdown else found.text(shutil.get_terminal_size().columns)
-    print("\n".join([_header(origin), "", *lines]), flush=True)
-
-
-def _header(origin: dict[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in origin.items())
+    line = ", ".join(f"{name} {value}" for name, value in origin.items())
+    width = shutil.get_terminal_size().columns
+    print("\n".join(found.markdown(line) if markdown else found.text(line, width)), flush=True)
 
 
 def _load(before: float, after: float) -> str:

@@ -37,20 +37,21 @@ class Report:
     notes: Sequence[str] = ()
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
-    def text(self, width: int) -> list[str]:
-        """For a terminal of ``width`` columns; tables may be wider."""
+    def text(self, origin: str, width: int) -> list[str]:
+        """For a terminal of ``width`` columns; tables may be wider. ``origin``: of the figures."""
         blocks = [table.text() for table in self.tables]
         if self.chart:
             blocks.append(show.chart(self.chart, width))
         blocks.append(list(self.notes))
-        return [self.title, "=" * len(self.title), "", *_separated(blocks)]
+        return [self.title, "=" * len(self.title), origin, "", *_separated(blocks)]
 
-    def markdown(self) -> list[str]:
+    def markdown(self, origin: str) -> list[str]:
+        """A section of docs/performance.md."""
         blocks = [table.markdown() for table in self.tables]
         if self.chart:
             blocks.append(["```", *show.chart(self.chart, 80), "```"])
         blocks.append([f"- {note}" for note in self.notes])
-        return [f"### {self.title}", "", *_separated(blocks)]
+        return [f"### {self.title}", "", f"*{origin}*", "", *_separated(blocks)]
 
 
 def times(rows: Mapping[str, Sequence[float]], first: str) -> Table:

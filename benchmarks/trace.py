@@ -65,6 +65,11 @@ class Trace:
     def __init__(self, instance: Path) -> None:
         self._instance = instance
 
+    def switch(self, on: bool) -> None:
+        """Begin or cease to trace."""
+        for event in EVENTS:
+            (self._instance / "events" / event / "enable").write_text("1" if on else "0")
+
     def clear(self) -> None:
         (self._instance / "trace").write_text("")
 
@@ -87,9 +92,9 @@ def running() -> Iterator[Trace]:
         instance.mkdir()
         try:
             (instance / "trace_clock").write_text("mono")
-            for event in EVENTS:
-                (instance / "events" / event / "enable").write_text("1")
-            yield Trace(instance)
+            made = Trace(instance)
+            made.switch(True)
+            yield made
         finally:
             instance.rmdir()
     except FileNotFoundError as error:

@@ -28,12 +28,13 @@ def test_times_are_percentiles_in_milliseconds() -> None:
 
 def test_report_has_its_parts_apart_from_each_other() -> None:
     report = Report("wake", [_TABLE], chart=[("wake-up", 2e6), ("awake", 1e6)], notes=["quiet"])
-    lines = report.markdown()
-    assert lines[:3] == ["### wake", "", "| case | n |"]
+    lines = report.markdown("cores 2")
+    assert lines[:5] == ["### wake", "", "*cores 2*", "", "| case | n |"]
     assert lines.count("```") == 2
     assert lines[-2:] == ["- quiet", ""]
-    assert report.text(80)[-2:] == ["quiet", ""]
+    assert report.text("cores 2", 80)[-2:] == ["quiet", ""]
 
 
 def test_report_without_chart_and_notes_is_its_tables() -> None:
-    assert Report("wake", [_TABLE]).text(80) == ["wake", "====", "", *_TABLE.text(), ""]
+    lines = Report("wake", [_TABLE]).text("cores 2", 80)
+    assert lines == ["wake", "====", "cores 2", "", *_TABLE.text(), ""]
