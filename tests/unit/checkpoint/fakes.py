@@ -161,7 +161,7 @@ class FakeContainer:
     def __init__(self, pid: int, settings: Settings, path: Path) -> None:
         self.id = "c1"
         self.settings = settings
-        self.bundle = SimpleNamespace(path=path, cgroups_path="/zp-test/c1")
+        self.bundle = SimpleNamespace(path=path, root=path, cgroups_path="/zp-test/c1")
         self.reaper = FakeReaper()
         self.lock = asyncio.Lock()
         self.init = Init("c1", None, asyncio.get_running_loop())  # type: ignore[arg-type]
@@ -169,9 +169,6 @@ class FakeContainer:
         self.state = State.RUNNING
         self.exit: Exit | None = None
         self.on_end: Callable[[], None] = lambda: None
-
-    def live_execs(self) -> list[str]:
-        return []
 
     def stdio_for_restore(self) -> tuple[int, int, int]:
         return (-1, -1, -1)
