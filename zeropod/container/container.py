@@ -5,8 +5,8 @@ What a sleep means to each verb stands here; how a container falls asleep and wa
 kill, delete, and the scaler's own. An exec first forbids the scale-down (`inhibit`), then wakes the
 container, then takes the lock: so a dump never begins between the two.
 
-The exit of the live init is published at once, exactly once, in every state but one: while a dump
-is under way it is held back until the scaler has said whether the dump was its cause.
+The exit of the live init is published exactly once, after those of all execs. While a dump is under
+way it is held back until the scaler has said whether the dump was its cause.
 """
 
 from __future__ import annotations
@@ -26,10 +26,16 @@ from zeropod.config import CRI_CONTAINER_NAME, CRI_CONTAINER_TYPE, Settings
 from zeropod.container import events
 from zeropod.container.events import Stdio
 from zeropod.container.process import Exec, Init, Process
-from zeropod.container.state import ALIVE, State, Verb, move
+from zeropod.container.state import State, Verb, move
 from zeropod.container.stats import Meter, Usage
 from zeropod.container.stdio import ProcessIO
-from zeropod.errors import AlreadyExists, FailedPrecondition, NotFound, RuntimeFailed
+from zeropod.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    NotFound,
+    RuntimeFailed,
+)
 from zeropod.oci.bundle import Bundle
 from zeropod.oci.mounts import Mount, mount_all, unmount_all
 from zeropod.oci.reaper import Exit
@@ -206,19 +212,20 @@ class Container:
         if exec_id:
             return await self._delete_exec(self._exec(exec_id))
         async with self.lock:
+            move(self.state_now, Verb.DELETE, self.id)
+            if self.state_now is State.CREATED:
+                await self._end_created()
+        exit = await self.init.wait()
+        async with self.lock:
             after = move(self.state_now, Verb.DELETE, self.id)
             if self.scaler is not None:
                 await self.scaler.close()
-            for exec in tuple(self._execs.values()):
-                await self._close_process(exec)
-            await self.runtime.delete(
-                self.id, self.bundle.path, force=self.state_now is State.CREATED
-            )
-            await self._close_process(self.init)
+            await self.runtime.delete(self.id, self.bundle.path)
+            for process in (*self._execs.values(), self.init):
+                _close_io(process)
             unmount_all(self.bundle.rootfs)
             self.init.reap(self.reaper)
             self.state_now = after
-            exit = self.init.exit or Exit(0, time.time_ns())
             gone = events.Deleted(self.id, self.id, self.init.pid, exit)
             self._emit(gone)
             return gone
@@ -230,7 +237,7 @@ class Container:
         elif exec_id:
             status = Status.RUNNING if process.pid else Status.CREATED
         else:
-            status = Status.RUNNING if self.state_now in ALIVE else Status.CREATED
+            status = Status.CREATED if self.state_now is State.CREATED else Status.RUNNING
         return ProcessStatus(
             id=self.id,
             exec_id=exec_id,
@@ -269,8 +276,7 @@ class Container:
         if self.scaler is not None:
             await self.scaler.close()
         for process in (*self._execs.values(), self.init):
-            if process.io is not None:
-                process.io.close()
+            _close_io(process)
 
     # -- what the scaler needs -----------------------------------------------------------------
 
@@ -278,10 +284,6 @@ class Container:
     def netns(self) -> str:
         """The path of the container's network namespace."""
         return self.bundle.namespace_path("network") or f"/proc/{self.init.live_pid}/ns/net"
-
-    def live_execs(self) -> list[str]:
-        """The ids of execs that run or are being started."""
-        return [e.id for e in self._execs.values() if (e.pid or e.starting) and e.exit is None]
 
     def stdio_for_restore(self) -> tuple[int, int, int]:
         return self.init.io.child_fds if self.init.io is not None else (-1, -1, -1)
@@ -308,13 +310,13 @@ class Container:
         """The container has ended. Does nothing when that was known."""
         if self.init.exit is not None:
             return
+        lived = self.state_now not in (State.SCALED_DOWN, State.WAKING)
         self.state_now = move(self.state_now, Verb.EXIT, self.id)
         self.init.live_pid = 0
         if self.scaler is not None:
             self.scaler.ended()
-        self.pod.own(
-            self.pod.loop.create_task(self._finish(self.init, exit), name=f"exit {self.id}")
-        )
+        end = self._end(exit, leftovers=lived and self.bundle.namespace_path("pid") != "")
+        self.pod.own(self.pod.loop.create_task(end, name=f"exit {self.id}"))
 
     # -- processes -----------------------------------------------------------------------------
 
@@ -336,6 +338,34 @@ class Container:
             (_, exit), self._held_exit = self._held_exit, None
             self.publish_exit(exit)
 
+    async def _end(self, exit: Exit, *, leftovers: bool) -> None:
+        """Tell of init's exit, after those of the execs.
+
+        With a pid namespace of its own init has taken everybody along; without one the container's
+        other processes live on (``leftovers``) and are killed, as the stock shim does.
+        """
+        if leftovers:
+            async with self.lock:  # an exec that is being started is one of them
+                with contextlib.suppress(NotFound):
+                    await self._kill_leftovers()
+        for exec in tuple(self._execs.values()):
+            await exec.told()
+        await self._finish(self.init, exit)
+
+    async def _kill_leftovers(self) -> None:
+        try:
+            await self.runtime.kill(self.id, self.bundle.path, signals.SIGKILL, all=True)
+        except (RuntimeFailed, DeadlineExceeded) as error:
+            log.error("%s: what init has left was not killed: %s", self.id, error)
+
+    async def _end_created(self) -> None:
+        """Kill the init that waits to be started. Its exit is on the way then."""
+        pid = self.init.live_pid
+        await self.runtime.delete(self.id, self.bundle.path, force=True)
+        if pid and pid == self.init.live_pid:
+            with contextlib.suppress(ProcessLookupError):  # the runtime may not know it any more
+                os.kill(pid, signals.SIGKILL)
+
     async def _finish(self, process: Process, exit: Exit) -> None:
         """All output first, then the news, as containerd reads them."""
         if process.io is not None:
@@ -344,9 +374,9 @@ class Container:
             self._emit(events.Exited(self.id, process.id, process.pid, exit))
 
     async def _start_exec(self, exec: Exec) -> int:
-        if exec.pid or exec.starting:
+        if exec.over is not None:
             raise FailedPrecondition(f"exec {exec.id} in container {self.id} was started before")
-        exec.starting = True
+        exec.over = self.pod.loop.create_future()
         hold = contextlib.ExitStack()
         try:
             if self.scaler is not None:
@@ -358,7 +388,8 @@ class Container:
                 exec.pid = pid
                 self._emit(events.ExecStarted(self.id, exec.id, pid))
         except BaseException:
-            exec.starting = False
+            exec.over.set_result(None)
+            exec.over = None
             hold.close()
             if exec.io is not None:
                 exec.io.close()
@@ -387,12 +418,17 @@ class Container:
             return
         exit = done.result()
         self.reaper.reap(exec.pid)
-        exec.starting = False
         if exec.release is not None:
             exec.release()
-        self.pod.own(
-            self.pod.loop.create_task(self._finish(exec, exit), name=f"exit {self.id} {exec.id}")
-        )
+        end = self._end_exec(exec, exit)
+        self.pod.own(self.pod.loop.create_task(end, name=f"exit {self.id} {exec.id}"))
+
+    async def _end_exec(self, exec: Exec, exit: Exit) -> None:
+        assert exec.over is not None
+        try:
+            await self._finish(exec, exit)
+        finally:
+            exec.over.set_result(None)
 
     def _kill_exec(self, exec: Exec, signal: int) -> None:
         if not exec.pid or exec.exit is not None:
@@ -406,23 +442,12 @@ class Container:
     async def _delete_exec(self, exec: Exec) -> events.Deleted:
         if exec.pid and exec.exit is None:
             raise FailedPrecondition(f"cannot delete a running exec {exec.id} in {self.id}")
-        await self._close_process(exec)
+        _close_io(exec)
         del self._execs[exec.id]
         exit = exec.exit or Exit(0, time.time_ns())
         gone = events.Deleted(self.id, exec.id, exec.pid, exit)
         self._emit(gone)
         return gone
-
-    async def _close_process(self, process: Process) -> None:
-        if process.io is not None:
-            process.io.close()
-        if isinstance(process, Exec):
-            if process.pid and process.exit is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signals.SIGKILL)
-                self.reaper.reap(process.pid)
-            if process.release is not None:
-                process.release()
 
     def _exec(self, exec_id: str) -> Exec:
         try:
@@ -435,6 +460,11 @@ class Container:
 
 
 _KNOWN = frozenset(int(signal) for signal in signals.Signals)
+
+
+def _close_io(process: Process) -> None:
+    if process.io is not None:
+        process.io.close()
 
 
 def _why_unscaled(bundle: Bundle, settings: Settings) -> str:

@@ -76,12 +76,21 @@ class Init(Process):
 
 
 class Exec(Process):
-    """Another process in the container. ``spec`` is its OCI process, as JSON."""
+    """Another process in the container.
 
-    __slots__ = ("release", "spec", "starting")
+    ``spec`` is its OCI process, as JSON. ``over`` is done when its exit has been told, or its start
+    has failed; None before it is started.
+    """
+
+    __slots__ = ("over", "release", "spec")
 
     def __init__(self, id: str, stdio: Stdio, loop: asyncio.AbstractEventLoop, spec: bytes) -> None:
         super().__init__(id, stdio, loop)
         self.spec = spec
-        self.starting = False
+        self.over: asyncio.Future[None] | None = None
         self.release: Callable[[], None] | None = None
+
+    async def told(self) -> None:
+        """Returns when there is no exit of it that is still to be told."""
+        if self.over is not None:
+            await asyncio.shield(self.over)

@@ -41,9 +41,6 @@ class Verb(Enum):
     EXIT = "end"
 
 
-ALIVE: Final = frozenset({State.RUNNING, State.SCALING_DOWN, State.SCALED_DOWN, State.WAKING})
-"""What containerd is told is running."""
-
 _MOVES: Final[Mapping[tuple[State, Verb], State]] = {
     (State.CREATED, Verb.START): State.RUNNING,
     (State.CREATED, Verb.KILL): State.CREATED,

@@ -20,7 +20,6 @@ import stat
 import struct
 import termios
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from zeropod.container.events import Stdio
@@ -202,8 +201,3 @@ def open_fifo(path: str) -> int:
 def pending(fd: int) -> int:
     """Bytes that wait in a pipe or FIFO."""
     return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0])
-
-
-def exists(path: str) -> bool:
-    """Whether containerd made a FIFO there."""
-    return bool(path) and Path(path).is_fifo()

@@ -1,0 +1,114 @@
+"""An OCI runtime without isolation: runc's command line, real processes, no root.
+
+In the bundle, `fail-<verb>` holds what a verb shall fail with, and `hold-<verb>` is a FIFO that it
+reads to the end before it begins. `calls` gets a line per run: the verb and what follows it.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+VALUES = {"--root", "--log", "--log-format", "--bundle", "--pid-file", "--process"}
+
+
+def parse() -> tuple[dict[str, str], list[str]]:
+    options: dict[str, str] = {}
+    words: list[str] = []
+    given = iter(sys.argv[1:])
+    for word in given:
+        if word in VALUES:
+            options[word] = next(given)
+        elif word.startswith("--"):
+            options[word] = ""
+        else:
+            words.append(word)
+    return options, words
+
+
+OPTIONS, (VERB, ID, *REST) = parse()
+BUNDLE = Path.cwd()
+STATE = Path(OPTIONS["--root"]) / ID
+
+
+def refuse(text: str) -> None:
+    Path(OPTIONS["--log"]).write_text(json.dumps({"level": "error", "msg": text}) + "\n")
+    sys.exit(1)
+
+
+def process(args: list[str], gate: Path | None = None) -> int:
+    pid = os.fork()
+    if pid:
+        Path(OPTIONS["--pid-file"]).write_text(str(pid))
+        return pid
+    try:
+        os.setsid()
+        if gate:
+            gate.read_text()
+        os.execvp(args[0], args)
+    finally:
+        os._exit(127)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def pids() -> list[int]:
+    """Init's, then the others'."""
+    return [int(line) for line in (STATE / "pids").read_text().split()]
+
+
+def create() -> None:
+    STATE.mkdir(parents=True)
+    gate = None
+    if VERB == "create":
+        os.mkfifo(gate := STATE / "gate")
+    config = json.loads((BUNDLE / "config.json").read_text())
+    (STATE / "pids").write_text(f"{process(config['process']['args'], gate)}\n")
+
+
+def start() -> None:
+    (STATE / "gate").write_text("")
+
+
+def exec() -> None:
+    pid = process(json.loads(Path(OPTIONS["--process"]).read_text())["args"])
+    with (STATE / "pids").open("a") as file:
+        file.write(f"{pid}\n")
+
+
+def kill() -> None:
+    wanted = pids() if "--all" in OPTIONS else pids()[:1]
+    living = [pid for pid in wanted if alive(pid)]
+    if not living:
+        refuse("container not running")
+    for pid in living:
+        os.kill(pid, int(REST[0]))
+
+
+def delete() -> None:
+    for pid in pids():
+        if alive(pid) and "--force" not in OPTIONS:
+            refuse(f"cannot delete container {ID} that is not stopped: process {pid} lives")
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    for file in STATE.iterdir():
+        file.unlink()
+    STATE.rmdir()
+
+
+with (BUNDLE / "calls").open("a") as calls:
+    extra = sorted(OPTIONS.keys() - VALUES)
+    calls.write(" ".join([VERB, *extra, *REST]) + "\n")
+if (hold := BUNDLE / f"hold-{VERB}").exists():
+    hold.read_text()
+if (fail := BUNDLE / f"fail-{VERB}").exists():
+    refuse(fail.read_text())
+if VERB not in ("create", "run") and not STATE.exists():
+    refuse("container does not exist")
+{"run": create, **globals()}[VERB]()
