@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from zeropod.oci.mounts import unescape
+
 
 @dataclass(frozen=True, slots=True)
 class CgroupDir:
@@ -91,9 +93,9 @@ def _mounts(pid: str) -> list[_Mount]:
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
         fields = line.split()
         dash = fields.index("-")
-        point, options = _unescape(fields[4]), fields[dash + 3].split(",")
+        point, options = unescape(fields[4]), fields[dash + 3].split(",")
         found.append(
-            _Mount(fields[2], _unescape(fields[3]), point, fields[dash + 1], frozenset(options))
+            _Mount(fields[2], unescape(fields[3]), point, fields[dash + 1], frozenset(options))
         )
     return found
 
@@ -111,9 +113,3 @@ def _below(mount: _Mount, path: str) -> Path | None:
         return Path(mount.point) / Path(path).relative_to(mount.root)
     except ValueError:
         return None
-
-
-def _unescape(field: str) -> str:
-    for octal, plain in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
-        field = field.replace(octal, plain)
-    return field

@@ -3,8 +3,9 @@
 In this order, because each thing is held by the one before it: the runtime and its CRIU (one
 process group), half-restored processes (untraced, they accept connections and never answer; all are
 in the container's cgroup, whose directory the runtime has made anew), mounts (CRIU's view of the
-cgroups in its work directory, the runtime's bind of the root), the directory in /tmp where CRIU
-built mounts, the runtime's state, the cgroup.
+cgroups in its work directory, the runtime's bind of the root, what the runtime binds below the root
+for the time that CRIU works), the directory in /tmp where CRIU built mounts, the runtime's state,
+the cgroup.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Final
 from zeropod.checkpoint import criu
 from zeropod.checkpoint.engine import Target
 from zeropod.errors import ZeropodError
-from zeropod.oci.mounts import unmount_all
+from zeropod.oci.mounts import unmount_below
 from zeropod.oci.runtime import Runtime
 
 _PATIENCE_S: Final = 10.0
@@ -42,6 +43,7 @@ async def clear(target: Target, runtime: Runtime, work: Path, group: int) -> Non
     for directory in (work, state):
         if directory.exists():
             unmount_below(directory)
+    unmount_below(target.bundle.root, target.mounts)
     with contextlib.suppress(ZeropodError):  # there may be nothing that it knows of
         await runtime.delete(target.id, target.bundle.path, force=True)
     for tree in _mount_trees(work):
@@ -51,14 +53,6 @@ async def clear(target: Target, runtime: Runtime, work: Path, group: int) -> Non
     for cgroup in target.cgroups:
         with contextlib.suppress(OSError):  # held by what could not be killed
             cgroup.remove()
-
-
-def unmount_below(directory: Path) -> None:
-    """Unmount everything below a directory, the deepest first."""
-    prefix = f"{directory}/"
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for point in sorted((p for p in points if p.startswith(prefix)), key=len, reverse=True):
-        unmount_all(Path(point))
 
 
 def _mount_trees(work: Path) -> set[Path]:

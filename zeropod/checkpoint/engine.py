@@ -15,6 +15,7 @@ from zeropod._fastpath._activator import RestorePlan
 from zeropod.checkpoint.cgroup import CgroupDir, cgroups_of
 from zeropod.checkpoint.image import ImageDir
 from zeropod.oci.bundle import Bundle
+from zeropod.oci.mounts import mounts_below
 
 Stdio = tuple[int, int, int]
 
@@ -25,7 +26,8 @@ class Target:
 
     ``cgroups``: the directories of its cgroup, one per hierarchy. ``cgroup_mounts``: mount points
     in the container that show a part of a hierarchy, and the host's directory each one shows.
-    ``owner``: (uid, gid) of the container's root as the host sees it.
+    ``owner``: (uid, gid) of the container's root as the host sees it. ``mounts``: mount points
+    below its root that the host sees, which are the container's for good.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Target:
     cgroups: tuple[CgroupDir, ...] = ()
     owner: tuple[int, int] = (0, 0)
     cgroup_mounts: tuple[tuple[str, str], ...] = ()
+    mounts: frozenset[Path] = frozenset()
 
     @classmethod
     def of(cls, id: str, bundle: Bundle, init_pid: int) -> Target:
@@ -45,7 +48,7 @@ class Target:
             raise ProcessLookupError(f"init {init_pid} of {id} is gone") from None
         name = _cgroup_name(id, bundle.cgroups_path)
         own = tuple(d for d in dirs if d.path.name == name)
-        return cls(id, bundle, init_pid, own, owner, mounts)
+        return cls(id, bundle, init_pid, own, owner, mounts, frozenset(mounts_below(bundle.root)))
 
 
 class Engine(Protocol):

@@ -21,7 +21,13 @@ class Bundle:
 
     @property
     def rootfs(self) -> Path:
+        """Where containerd wants its mounts."""
         return self.path / "rootfs"
+
+    @property
+    def root(self) -> Path:
+        """The container's root as the runtime finds it: `rootfs`, or a directory elsewhere."""
+        return self.path / ((self.config.get("root") or {}).get("path") or "rootfs")
 
     @cached_property
     def config(self) -> dict[str, Any]:

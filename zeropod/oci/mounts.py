@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -126,6 +126,28 @@ def unmount_all(target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise RuntimeFailed(f"unmount {target}: {error.strerror}") from error
+
+
+def mounts_below(directory: Path) -> list[Path]:
+    """The mount points below a directory, the deepest first; one twice where two are stacked."""
+    prefix = f"{directory}/"
+    fields = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    points = [unescape(field[4]) for field in fields]
+    return [Path(p) for p in sorted(points, key=len, reverse=True) if p.startswith(prefix)]
+
+
+def unmount_below(directory: Path, keep: Collection[Path] = ()) -> None:
+    """Unmount what is mounted below a directory, but for ``keep``. Raises RuntimeFailed."""
+    for point in mounts_below(directory):
+        if point not in keep:
+            unmount_all(point)
+
+
+def unescape(field: str) -> str:
+    """A field of mountinfo as it is."""
+    for octal, plain in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
+        field = field.replace(octal, plain)
+    return field
 
 
 def _mount(mount: Mount, target: Path) -> None:

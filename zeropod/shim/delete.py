@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Final
 
 from zeropod.api.task_pb2 import DeleteResponse
-from zeropod.checkpoint.debris import unmount_below
 from zeropod.checkpoint.image import sweep
 from zeropod.config import NodeSettings
 from zeropod.errors import RuntimeFailed
-from zeropod.oci.mounts import unmount_all
+from zeropod.oci.mounts import unmount_all, unmount_below
 from zeropod.oci.runtime import DEFAULT_ROOT, RuntimeOptions
 from zeropod.shim import bootstrap, process
 from zeropod.shim.invocation import Invocation
