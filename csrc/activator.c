@@ -9,21 +9,19 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/inotify.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "internal.h"
 
-#define EPOLL_BATCH  64
-#define STACK_SIZE   (128 * 1024)
-#define INOTIFY_ROOM 4096
+#define EPOLL_BATCH 64
+#define STACK_SIZE  (128 * 1024)
 
 uint64_t zp_now_ns(void)
 {
@@ -71,20 +69,6 @@ void zp_tell(struct zp_group *group, enum zp_event_kind kind, int64_t pid, int64
 	(void)n;
 }
 
-static void read_inotify(struct zp_activator *activator)
-{
-	char buffer[INOTIFY_ROOM] __attribute__((aligned(__alignof__(struct inotify_event))));
-	const struct inotify_event *event;
-	ssize_t size, at;
-
-	while ((size = read(activator->inotify_fd, buffer, sizeof(buffer))) > 0)
-		for (at = 0; at < size; at += (ssize_t)(sizeof(*event) + event->len)) {
-			event = (const struct inotify_event *)(buffer + at);
-			if (event->len)
-				zp_group_ready(activator, event->wd, event->name);
-		}
-}
-
 static void dispatch(struct zp_activator *activator, struct zp_source *source)
 {
 	struct zp_port_entry *port;
@@ -96,9 +80,6 @@ static void dispatch(struct zp_activator *activator, struct zp_source *source)
 	case ZP_SOURCE_WAKE:
 		n = read(activator->wake_fd, &ignored, sizeof(ignored));
 		(void)n;
-		break;
-	case ZP_SOURCE_INOTIFY:
-		read_inotify(activator);
 		break;
 	case ZP_SOURCE_PORT:
 		port = (struct zp_port_entry *)source;
@@ -200,16 +181,17 @@ static uint64_t work(struct zp_activator *activator)
 	return activator->any_again ? 0 : due_ns;
 }
 
-static int timeout_ms(uint64_t due_ns)
+/* Wait until @due_ns at most; epoll_wait(2) by itself counts in milliseconds. */
+static int wait_events(struct zp_activator *activator, struct epoll_event *events, uint64_t due_ns)
 {
-	uint64_t now_ns = zp_now_ns(), ms;
+	struct pollfd any = {.fd = activator->epoll_fd, .events = POLLIN};
+	uint64_t now_ns = zp_now_ns(), left_ns = due_ns > now_ns ? due_ns - now_ns : 0;
+	struct timespec left = {.tv_sec = (time_t)(left_ns / 1000000000ull),
+				.tv_nsec = (long)(left_ns % 1000000000ull)};
 
-	if (due_ns == ZP_NEVER)
-		return -1;
-	if (due_ns <= now_ns)
+	if (left_ns > 0 && ppoll(&any, 1, due_ns == ZP_NEVER ? NULL : &left, NULL) <= 0)
 		return 0;
-	ms = (due_ns - now_ns + ZP_MS - 1) / ZP_MS;
-	return ms > INT_MAX ? INT_MAX : (int)ms;
+	return epoll_wait(activator->epoll_fd, events, EPOLL_BATCH, 0);
 }
 
 static void *loop(void *argument)
@@ -222,7 +204,7 @@ static void *loop(void *argument)
 	pthread_mutex_lock(&activator->lock);
 	while (!activator->stop) {
 		pthread_mutex_unlock(&activator->lock);
-		count = epoll_wait(activator->epoll_fd, events, EPOLL_BATCH, timeout_ms(due_ns));
+		count = wait_events(activator, events, due_ns);
 		pthread_mutex_lock(&activator->lock);
 		for (i = 0; i < count; i++)
 			dispatch(activator, events[i].data.ptr);
@@ -258,13 +240,10 @@ static int open_descriptors(struct zp_activator *activator, int netns_fd)
 	activator->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	activator->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	activator->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	activator->inotify_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	if (activator->netns_fd < 0 || activator->epoll_fd < 0 || activator->wake_fd < 0 ||
-	    activator->event_fd < 0 || activator->inotify_fd < 0)
+	    activator->event_fd < 0)
 		return -errno;
 	r = zp_watch(activator, activator->wake_fd, EPOLLIN, &activator->wake_source);
-	if (r == 0)
-		r = zp_watch(activator, activator->inotify_fd, EPOLLIN, &activator->inotify_source);
 	if (r == 0)
 		r = zp_diag_open(netns_fd, &activator->diag_fd);
 	return r;
@@ -290,10 +269,9 @@ int zp_activator_new(int netns_fd, const char *bpf_object, bool count_loopback, 
 	TAILQ_INIT(&activator->conns);
 	TAILQ_INIT(&activator->spare);
 	activator->wake_source.kind = ZP_SOURCE_WAKE;
-	activator->inotify_source.kind = ZP_SOURCE_INOTIFY;
 	activator->scan_ns = activator->accept_ns = ZP_NEVER;
 	activator->epoll_fd = activator->wake_fd = activator->event_fd = -EBADF;
-	activator->inotify_fd = activator->diag_fd = activator->netns_fd = -EBADF;
+	activator->diag_fd = activator->netns_fd = -EBADF;
 	activator->redirector = (struct zp_redirector){.ports_fd = -EBADF,
 						       .listeners_fd = -EBADF,
 						       .flows_fd = -EBADF,
@@ -342,7 +320,6 @@ void zp_activator_free(struct zp_activator *activator)
 	zp_redirector_deinit(&activator->redirector, activator->netns_fd);
 	zp_pipe_pool_deinit(&activator->pipes);
 	close_fd(activator->diag_fd);
-	close_fd(activator->inotify_fd);
 	close_fd(activator->event_fd);
 	close_fd(activator->wake_fd);
 	close_fd(activator->epoll_fd);

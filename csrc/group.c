@@ -4,6 +4,10 @@
  * internal.h. Every verb takes the activator's lock; which verb is allowed in which state is the
  * table `allowed`.
  *
+ * While FIRED, the plan's ready file is looked for every quarter of a millisecond, one access(2) of
+ * 1 µs for as long as a restore takes. To be told of it would cost each pod an inotify instance, of
+ * which a user may have 128.
+ *
  * While CONNECTING, each port is asked for at the kernel (sock_diag): when it listens, as many held
  * connections are connected as its accept queue has room for, an eighth left free for those that
  * come straight, and the redirect goes off. In a crowd that goes on arriving it stays on until all
@@ -16,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/inotify.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -32,8 +35,7 @@ enum verb { VERB_HOLD, VERB_ARM, VERB_FIRE, VERB_DISARM, VERB_AWAKE, VERB_DROP, 
 #define ANY	   (BIT(ZP_GROUP_STATES) - 1)
 
 static const unsigned int allowed[VERBS] = {
-	[VERB_HOLD] = BIT(ZP_GROUP_AWAKE) | BIT(ZP_GROUP_HOLDING) | BIT(ZP_GROUP_CONNECTING) |
-		      BIT(ZP_GROUP_DROPPED),
+	[VERB_HOLD] = ANY & ~BIT(ZP_GROUP_ARMED),
 	[VERB_ARM] = BIT(ZP_GROUP_HOLDING) | BIT(ZP_GROUP_FIRED),
 	[VERB_FIRE] = BIT(ZP_GROUP_ARMED),
 	[VERB_DISARM] = BIT(ZP_GROUP_ARMED),
@@ -103,9 +105,6 @@ static int redirect(struct zp_group *group, bool on)
 
 static void forget_plan(struct zp_group *group)
 {
-	if (group->watch >= 0)
-		inotify_rm_watch(group->activator->inotify_fd, group->watch);
-	group->watch = -1;
 	zp_plan_unref(group->plan);
 	group->plan = NULL;
 }
@@ -119,6 +118,7 @@ static int fire(struct zp_group *group, enum zp_cause cause)
 	group->first_byte_due = true;
 	group->stats.wakes++;
 	r = zp_plan_fire(group->plan, &pid);
+	group->retry_ns = r == 0 && group->plan->ready_path ? zp_now_ns() : ZP_NEVER;
 	if (r < 0)
 		zp_tell(group, ZP_EVENT_FIRE_FAILED, 0, -r);
 	else
@@ -207,14 +207,11 @@ static void give_up(struct zp_group *group)
 	ready(group);
 }
 
-/* zp_group_tick() - go on with connecting, when it is time. */
-void zp_group_tick(struct zp_group *group, uint64_t now_ns)
+static void go_on_connecting(struct zp_group *group, uint64_t now_ns)
 {
 	bool all_up = true, begun = false;
 	size_t i;
 
-	if (group->state != ZP_GROUP_CONNECTING || now_ns < group->retry_ns)
-		return;
 	for (i = 0; i < group->port_count; i++) {
 		begun = connect_port(group, &group->ports[i], now_ns) || begun;
 		all_up = all_up && group->ports[i].up;
@@ -242,7 +239,24 @@ void zp_group_tick(struct zp_group *group, uint64_t now_ns)
 /* zp_group_due() - when zp_group_tick() wants to be called next. */
 uint64_t zp_group_due(const struct zp_group *group)
 {
-	return group->state == ZP_GROUP_CONNECTING ? group->retry_ns : ZP_NEVER;
+	bool waits = group->state == ZP_GROUP_FIRED || group->state == ZP_GROUP_CONNECTING;
+
+	return waits ? group->retry_ns : ZP_NEVER;
+}
+
+/* zp_group_tick() - see whether the processes run, whether the app listens; when it is time. */
+void zp_group_tick(struct zp_group *group, uint64_t now_ns)
+{
+	if (now_ns < zp_group_due(group))
+		return;
+	if (group->state == ZP_GROUP_FIRED) {
+		if (access(group->plan->ready_path, F_OK) < 0) {
+			group->retry_ns = now_ns + ZP_LOOK_NS;
+			return;
+		}
+		start_connecting(group);
+	}
+	go_on_connecting(group, now_ns);
 }
 
 /* zp_group_user() - a connection has turned out to be a user's. */
@@ -270,22 +284,6 @@ void zp_group_user(struct zp_group *group, struct zp_conn *conn)
 		group->stats.refused++;
 		zp_conn_close(conn, true);
 		break;
-	}
-}
-
-/* zp_group_ready() - a file appeared in a watched directory. */
-void zp_group_ready(struct zp_activator *activator, int watch, const char *name)
-{
-	struct zp_group *group;
-	int i;
-
-	for (i = 0; i < ZP_MAX_GROUPS; i++) {
-		group = activator->groups[i];
-		if (!group || group->state != ZP_GROUP_FIRED || group->watch != watch)
-			continue;
-		if (group->plan && group->plan->ready_name &&
-		    strcmp(group->plan->ready_name, name) == 0)
-			start_connecting(group);
 	}
 }
 
@@ -394,7 +392,6 @@ int zp_group_add(struct zp_activator *activator, const uint16_t *ports, size_t c
 		number++;
 	group->activator = activator;
 	group->options = *options;
-	group->watch = -1;
 	group->number = number;
 	if (number == ZP_MAX_GROUPS) {
 		r = -E2BIG;
@@ -453,6 +450,7 @@ static int hold(struct zp_group *group, void *argument)
 	r = zp_conn_reserve(group->activator);
 	if (r < 0)
 		return r;
+	forget_plan(group);
 	group->state = ZP_GROUP_HOLDING;
 	group->pending_told = false;
 	return redirect(group, true);
@@ -461,20 +459,11 @@ static int hold(struct zp_group *group, void *argument)
 static int arm(struct zp_group *group, void *argument)
 {
 	struct zp_plan *plan = argument;
-	int watch = -1;
 
-	if (plan->ready_dir) {
-		watch = inotify_add_watch(group->activator->inotify_fd, plan->ready_dir,
-					  IN_CREATE | IN_MOVED_TO | IN_CLOSE_WRITE | IN_ONLYDIR);
-		if (watch < 0)
-			return -errno;
-	}
-	if (group->watch != watch)
-		forget_plan(group);
-	else
-		zp_plan_unref(group->plan);
+	if (plan->ready_path && access(plan->ready_path, F_OK) == 0)
+		return -EEXIST; /* of an attempt before: it would tell nothing */
+	forget_plan(group);
 	group->plan = zp_plan_ref(plan);
-	group->watch = watch;
 	group->state = ZP_GROUP_ARMED;
 	if (!any_held(group))
 		return 0;

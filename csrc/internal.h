@@ -27,9 +27,10 @@
 #define ZP_CROWD_NS   (1000 * ZP_MS)   /* how long a crowd keeps the redirect on */
 #define ZP_RETRY_MIN  (1 * ZP_MS)
 #define ZP_RETRY_MAX  (10 * ZP_MS)
+#define ZP_LOOK_NS    (ZP_MS / 4) /* between two looks for the ready file, while FIRED */
 
 /* What a descriptor in the epoll set is; the first member of each structure that owns one. */
-enum zp_source_kind { ZP_SOURCE_WAKE, ZP_SOURCE_INOTIFY, ZP_SOURCE_PORT, ZP_SOURCE_CONN };
+enum zp_source_kind { ZP_SOURCE_WAKE, ZP_SOURCE_PORT, ZP_SOURCE_CONN };
 struct zp_source {
 	enum zp_source_kind kind;
 };
@@ -76,7 +77,8 @@ struct zp_conn {
  *   AWAKE       off       none come             hold → HOLDING
  *   HOLDING     on        held                  arm → ARMED, awake → CONNECTING
  *   ARMED       on        the first user fires  fire → FIRED, disarm → HOLDING, awake → CONNECTING
- *   FIRED       on        held                  processes run or awake → CONNECTING, arm → ARMED
+ *   FIRED       on        held                  processes run or awake → CONNECTING, arm → ARMED,
+ *                                               hold → HOLDING
  *   CONNECTING  per port  connected as there    all ports listen, or time is up → AWAKE;
  *               until it  is room               hold → HOLDING
  *               has room
@@ -112,7 +114,6 @@ struct zp_group {
 	struct zp_port_entry ports[ZP_MAX_PORTS];
 	size_t port_count;
 	struct zp_plan *plan;
-	int watch; /* inotify */
 	uint64_t deadline_ns, retry_ns, retry_step_ns;
 	struct zp_group_stats stats;
 };
@@ -127,9 +128,9 @@ struct zp_activator {
 	pthread_mutex_t lock; /* everything below; the loop's thread leaves it while it waits */
 	pthread_t thread;
 	bool running, stop;
-	int netns_fd, epoll_fd, inotify_fd, diag_fd;
+	int netns_fd, epoll_fd, diag_fd;
 	int wake_fd, event_fd; /* to the thread, to Python */
-	struct zp_source wake_source, inotify_source;
+	struct zp_source wake_source;
 	struct zp_redirector redirector;
 	struct zp_pipe_pool pipes;
 	struct zp_group *groups[ZP_MAX_GROUPS];
@@ -164,7 +165,6 @@ void zp_splice_start(struct zp_conn *conn);
 void zp_splice_pump(struct zp_conn *conn);
 
 void zp_group_user(struct zp_group *group, struct zp_conn *conn);
-void zp_group_ready(struct zp_activator *activator, int watch, const char *name);
 void zp_group_tick(struct zp_group *group, uint64_t now_ns);
 uint64_t zp_group_due(const struct zp_group *group);
 void zp_group_free(struct zp_group *group);

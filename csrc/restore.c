@@ -89,8 +89,7 @@ static int copy_command(const struct zp_command *from, struct zp_command *to)
 }
 
 /* zp_plan_new() - copy a command and what tells its success. Return: 0 or -errno. */
-int zp_plan_new(const struct zp_command *command, const char *ready_dir, const char *ready_name,
-		struct zp_plan **ret_plan)
+int zp_plan_new(const struct zp_command *command, const char *ready_path, struct zp_plan **ret_plan)
 {
 	struct zp_plan *plan = calloc(1, sizeof(*plan));
 	int r;
@@ -101,9 +100,7 @@ int zp_plan_new(const struct zp_command *command, const char *ready_dir, const c
 	plan->command.stdio[0] = plan->command.stdio[1] = plan->command.stdio[2] = -EBADF;
 	r = copy_command(command, &plan->command);
 	if (r == 0)
-		r = copy_string(ready_dir, &plan->ready_dir);
-	if (r == 0)
-		r = copy_string(ready_name, &plan->ready_name);
+		r = copy_string(ready_path, &plan->ready_path);
 	if (r < 0) {
 		zp_plan_unref(plan);
 		return r;
@@ -134,8 +131,7 @@ void zp_plan_unref(struct zp_plan *plan)
 	for (i = 0; i < plan->command.setns_count; i++)
 		close(plan->command.setns[i]);
 	free((void *)plan->command.setns);
-	free(plan->ready_dir);
-	free(plan->ready_name);
+	free(plan->ready_path);
 	free(plan);
 }
 

@@ -9,12 +9,11 @@
 /* A restore that only needs to be fired. Owns copies of all it holds. */
 struct zp_plan {
 	struct zp_command command;
-	char *ready_dir; /* a file that appears here … */
-	char *ready_name; /* … by this name says that the processes run; NULL: only zp_…_awake() */
+	char *ready_path; /* a file that appears when the processes run; NULL: zp_group_awake() */
 	int references;
 };
 
-int zp_plan_new(const struct zp_command *command, const char *ready_dir, const char *ready_name,
+int zp_plan_new(const struct zp_command *command, const char *ready_path,
 		struct zp_plan **ret_plan);
 struct zp_plan *zp_plan_ref(struct zp_plan *plan);
 void zp_plan_unref(struct zp_plan *plan);

@@ -29,7 +29,7 @@ void zp_tests_conn(void);
 #define APP_PORT 18080
 struct zp_activator *zp_fixture_open(void);
 struct zp_group_options zp_fixture_options(void);
-struct zp_plan *zp_fixture_plan(const char *script, const char *ready_dir, const char *ready_name);
+struct zp_plan *zp_fixture_plan(const char *script, const char *ready_path);
 int zp_fixture_listen(uint16_t port, int backlog);
 int zp_fixture_connect(uint16_t port);
 bool zp_fixture_wait(struct zp_activator *activator, int kind, struct zp_event *ret_event);

@@ -32,17 +32,13 @@ struct zp_group_options zp_fixture_options(void)
 					 .connect_timeout_ns = 10000000000ull};
 }
 
-struct zp_plan *zp_fixture_plan(const char *script, const char *ready_dir, const char *ready_name)
+struct zp_plan *zp_fixture_plan(const char *script, const char *ready_path)
 {
 	char *const argv[] = {"/bin/sh", "-c", (char *)script, NULL}, *const envp[] = {NULL};
-	struct zp_command command = {.argv = argv,
-				     .envp = envp,
-				     .cwd = ready_dir ? ready_dir : "/",
-				     .stdio = {-1, -1, 2}};
+	struct zp_command command = {.argv = argv, .envp = envp, .cwd = "/", .stdio = {-1, -1, 2}};
 	struct zp_plan *plan = NULL;
 
-	zp_check(zp_plan_new(&command, ready_dir, ready_name, &plan) == 0, script, __FILE__,
-		 __LINE__);
+	zp_check(zp_plan_new(&command, ready_path, &plan) == 0, script, __FILE__, __LINE__);
 	return plan;
 }
 

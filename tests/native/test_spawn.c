@@ -138,7 +138,7 @@ static void a_plan_owns_copies(void)
 	pid_t pid;
 	int round, r;
 
-	r = zp_plan_new(&command, home, "ready", &plan);
+	r = zp_plan_new(&command, "/ready", &plan);
 	close(fd);
 	close(netns);
 	strcpy(word, "gone");
@@ -149,7 +149,7 @@ static void a_plan_owns_copies(void)
 		CHECK(zp_plan_fire(plan, &pid) == 0);
 		CHECK(WEXITSTATUS(wait_for(pid)) == 7);
 	}
-	CHECK(strcmp(plan->ready_dir, "/") == 0 && strcmp(plan->ready_name, "ready") == 0);
+	CHECK(strcmp(plan->ready_path, "/ready") == 0);
 	CHECK(zp_plan_ref(plan) == plan);
 	zp_plan_unref(plan);
 	zp_plan_unref(plan);
@@ -163,7 +163,7 @@ static void a_plan_of_a_closed_descriptor_is_refused(void)
 		.argv = argv, .envp = envp, .cwd = "/", .stdio = {-1, 9999, -1}};
 	struct zp_plan *plan = NULL;
 
-	CHECK(zp_plan_new(&command, NULL, NULL, &plan) == -EBADF);
+	CHECK(zp_plan_new(&command, NULL, &plan) == -EBADF);
 	CHECK(plan == NULL);
 }
 

@@ -95,8 +95,7 @@ class Pod:
             cwd=str(self.folder),
             stdio=(-1, 2, 2),
             setns=[self.here.fd],
-            ready_dir=str(self.folder),
-            ready_name="ready",
+            ready_path=self.folder / "ready",
         )
         self.plans.append(made)
         return made

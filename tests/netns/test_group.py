@@ -157,8 +157,7 @@ def test_a_restore_that_fails_after_its_processes_ran(pod: Pod) -> None:
         ["/bin/sh", "-c", ": > ready"],
         env={},
         cwd=str(pod.folder),
-        ready_dir=str(pod.folder),
-        ready_name="ready",
+        ready_path=pod.folder / "ready",
     )
     pod.plans.append(short)
     pod.activator.arm(group, short)

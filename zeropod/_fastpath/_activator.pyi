@@ -1,5 +1,6 @@
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from os import PathLike
 from typing import NamedTuple
 
 class EventKind(IntEnum):
@@ -29,7 +30,8 @@ class RestorePlan:
     """A restore that only needs to be fired. Holds copies of all it was given.
 
     Args:
-        ready_dir, ready_name: a file whose appearance says that the processes run.
+        ready_path: a file whose appearance says that the processes run. An activator refuses
+            (EEXIST) to arm a plan whose file is there already.
     """
 
     def __init__(
@@ -40,8 +42,7 @@ class RestorePlan:
         cwd: str = "/",
         stdio: tuple[int, int, int] = (-1, -1, -1),
         setns: Sequence[int] = (),
-        ready_dir: str | None = None,
-        ready_name: str | None = None,
+        ready_path: str | PathLike[str] | None = None,
     ) -> None: ...
     def close(self) -> None:
         """Let go of the descriptors; one that an activator holds stays until it has fired."""

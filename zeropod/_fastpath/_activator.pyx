@@ -11,8 +11,7 @@ from typing import NamedTuple
 cdef extern from "restore.h":
     cdef struct zp_plan:
         pass
-    int zp_plan_new(const zp_command *command, const char *ready_dir, const char *ready_name,
-                    zp_plan **ret_plan) nogil
+    int zp_plan_new(const zp_command *command, const char *ready_path, zp_plan **ret_plan) nogil
     void zp_plan_unref(zp_plan *plan) nogil
 
 cdef extern from "activator.h":
@@ -91,20 +90,16 @@ cdef int check(int r) except -1:
 cdef class RestorePlan:
     cdef zp_plan *_plan
 
-    def __init__(self, argv, *, env, cwd="/", stdio=(-1, -1, -1), setns=(), ready_dir=None,
-                 ready_name=None):
+    def __init__(self, argv, *, env, cwd="/", stdio=(-1, -1, -1), setns=(),
+                 ready_path=None):
         cdef Command command = Command(argv, env, cwd, stdio, setns)
-        cdef const char *c_dir = NULL
-        cdef const char *c_name = NULL
+        cdef const char *c_path = NULL
         if self._plan != NULL:
             raise RuntimeError("made already")
-        if ready_dir is not None:
-            encoded_dir = os.fsencode(ready_dir)
-            c_dir = encoded_dir
-        if ready_name is not None:
-            encoded_name = os.fsencode(ready_name)
-            c_name = encoded_name
-        check(zp_plan_new(&command.c, c_dir, c_name, &self._plan))
+        if ready_path is not None:
+            encoded = os.fsencode(ready_path)
+            c_path = encoded
+        check(zp_plan_new(&command.c, c_path, &self._plan))
 
     def close(self):
         zp_plan_unref(self._plan)

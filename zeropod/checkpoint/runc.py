@@ -96,8 +96,7 @@ class RuncEngine:
                 cwd=str(target.bundle.path),
                 stdio=stdio,
                 setns=fds,
-                ready_dir=str(work),
-                ready_name=criu.STATS_RESTORE,
+                ready_path=work / criu.STATS_RESTORE,
             )
 
     async def finish(self, target: Target, images: ImageDir, pid: int) -> int:
