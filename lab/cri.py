@@ -21,6 +21,24 @@ from lab.proto import cri_pb2 as pb
 _Response = TypeVar("_Response", bound=Message)
 LOG_ROOT = Path("/var/log/pods")
 CALL_TIMEOUT_S = 120.0
+_CPU_PERIOD_US = 100_000
+
+# What the kubelet sends for every container whose procMount is not Unmasked.
+_MASKED = (
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+)
+_READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +90,15 @@ class ContainerSpec:
     mounts: Mapping[str, Path] = field(default_factory=dict)
     memory_limit: int = 0
     """Bytes; 0 is none."""
+    cpu_quota_us: int = 0
+    """CPU time per 100 ms; 0 is no bound."""
     stdin: bool = False
     tty: bool = False
     seccomp: bool = True
     """The runtime's default profile, as ``seccompDefault`` of the kubelet sets it."""
+    no_new_privs: bool = False
+    drop_capabilities: Sequence[str] = ()
+    oom_score_adj: int = 0
 
     @property
     def log_path(self) -> str:
@@ -100,11 +123,19 @@ class ContainerSpec:
             tty=self.tty,
             linux=pb.LinuxContainerConfig(
                 resources=pb.LinuxContainerResources(
-                    cpu_shares=2, memory_limit_in_bytes=self.memory_limit
+                    cpu_shares=2,
+                    cpu_quota=self.cpu_quota_us,
+                    cpu_period=_CPU_PERIOD_US if self.cpu_quota_us else 0,
+                    memory_limit_in_bytes=self.memory_limit,
+                    oom_score_adj=self.oom_score_adj,
                 ),
                 security_context=pb.LinuxContainerSecurityContext(
                     namespace_options=pb.NamespaceOption(pid=pb.CONTAINER),
                     seccomp=pb.SecurityProfile(profile_type=profile),
+                    capabilities=pb.Capability(drop_capabilities=self.drop_capabilities),
+                    no_new_privs=self.no_new_privs,
+                    masked_paths=_MASKED,
+                    readonly_paths=_READONLY,
                 ),
             ),
         )

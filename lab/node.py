@@ -157,6 +157,11 @@ class Node:
         if "error" in reply:
             raise LabError(f"node: {reply['error']}")
 
+    @property
+    def containerd_log(self) -> Path:
+        """What containerd says, and every shim through it."""
+        return paths.NODE / "containerd.log"
+
     # reaching in
 
     def path(self, inside: str | Path) -> Path:

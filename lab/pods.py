@@ -57,6 +57,10 @@ class Container:
         self.spec = spec
 
     @property
+    def _cgroup(self) -> Path:
+        return Path("kubepods") / f"pod{self.pod.spec.uid}" / self.id
+
+    @property
     def pid(self) -> int:
         """The pid of init that containerd was told."""
         pid = self.pod.node.cri.info(self.id)["pid"]
@@ -79,16 +83,39 @@ class Container:
 
     def live_pids(self) -> set[int]:
         """The processes of the container that run: none while it is asleep."""
-        group = cgroups.tracking() / "kubepods" / f"pod{self.pod.spec.uid}" / self.id
+        group = cgroups.tracking() / self._cgroup
         try:
             pids = [int(line) for line in (group / "cgroup.procs").read_text().split()]
         except OSError:
             return set()
         return {pid for pid in pids if processes.alive(pid)}
 
+    def cgroups(self) -> list[Path]:
+        """The container's cgroup in each hierarchy that has one: none while it is asleep."""
+        folders = [folder / cgroups.NAME / self._cgroup for folder in cgroups.hierarchies()]
+        return [folder for folder in folders if folder.exists()]
+
     def wait_asleep(self, timeout: float = 60) -> None:
         """Wait until no process of the container is left, though it counts as running."""
         waiting.until(f"sleep of {self.spec.name}", lambda: not self.live_pids(), timeout)
+
+    def image_store(self) -> Path:
+        """Where zeropod keeps the container's images: a numbered directory per sleep."""
+        return self.pod.node.path(f"/var/lib/zeropod/i/k8s.io.{self.id}")
+
+    def images(self) -> Path:
+        """What CRIU wrote for the present sleep."""
+        sleeps = (path for path in self.image_store().iterdir() if path.name.isdecimal())
+        return max(sleeps, key=lambda path: int(path.name)) / "images"
+
+    def wait_exited(self, timeout: float = 30) -> int:
+        """Wait until containerd reports the container's exit. Returns the exit code."""
+
+        def exited() -> pb.ContainerStatus | None:
+            status = self.status()
+            return status if status.state == pb.CONTAINER_EXITED else None
+
+        return waiting.until(f"exit of {self.spec.name}", exited, timeout).exit_code
 
     def wait_awake(self, timeout: float = 60) -> None:
         """Wait until it has processes again."""

@@ -9,14 +9,17 @@ to stdout; replies are JSON and name the boot id, which is drawn once per start 
   GET /allocate?mb=64    keeps that much random memory from now on; 0 gives it back
   GET /token?name=x      creates the file x, once for ever, in $TOKENS: 201, or 409 if it is there
   GET /exit?code=3       ends the process
+  GET /read?path=/proc/self/status
+                         {…, text}: the file, the target of the link, or why it cannot be read;
+                         neither counts nor logs
   POST, PUT anything     {…, size, sha256} of the body
 
 Port 8081 speaks first: ``stateful <boot id>``, then echoes. Port 8082 reads to the end of the
 stream, then answers with size and sha256 as JSON and closes.
 
-With $TICKS set to a directory, a thread creates there the files 0, 1, 2, … exclusively, one every
-20 ms. A file that exists already means that the same instructions ran twice, from the same images:
-``doubled-<n>`` says so, for ever.
+With $TICKS set to a directory, a thread creates the files 0, 1, 2, … exclusively in <boot id>
+there, one every 2 ms. A file that exists already means that the same instructions ran twice, from
+the same images: ``doubled`` beside the folders says so, for ever.
 """
 
 from __future__ import annotations
@@ -71,6 +74,9 @@ class Http(BaseHTTPRequestHandler):
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         if url.path == "/peek":
             self._reply(200, STATE.count)
+            return
+        if url.path == "/read":
+            self._reply(200, STATE.count, text=_read(Path(query["path"])))
             return
         count = STATE.add(f"GET {self.path} from {self._client()}")
         status = 200
@@ -150,6 +156,13 @@ class Server(socketserver.ThreadingTCPServer):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
+def _read(path: Path) -> str:
+    try:
+        return str(path.readlink()) if path.is_symlink() else path.read_text()
+    except OSError as error:
+        return str(error.strerror)
+
+
 def _create(path: Path) -> bool:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
@@ -160,11 +173,12 @@ def _create(path: Path) -> bool:
 
 def _tick(folder: Path) -> None:
     number, pause = 0, threading.Event()
+    (folder / BOOT_ID).mkdir()
     while True:
-        if not _create(folder / str(number)):
-            _create(folder / f"doubled-{number}")
+        if not _create(folder / BOOT_ID / str(number)):
+            _create(folder / "doubled")
         number += 1
-        pause.wait(0.02)
+        pause.wait(0.002)
 
 
 def _terminate(signo: int, frame: object) -> None:

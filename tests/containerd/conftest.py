@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Protocol
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import pytest
 
@@ -42,9 +43,7 @@ class MakePod(Protocol):
         annotations: Mapping[str, str] | None = None,
         *,
         handler: str = "zeropod",
-        env: Mapping[str, str] | None = None,
-        mounts: Mapping[str, Path] | None = None,
-        memory_limit: int = 0,
+        **container: Any,
     ) -> Pod: ...
 
 
@@ -52,7 +51,8 @@ class MakePod(Protocol):
 def make_pod(node: Node) -> Iterator[MakePod]:
     """Makes pods with one container, named like its image, that listens when the call returns.
 
-    Annotations are given without the prefix ``zeropod.ctrox.dev/``.
+    Annotations are given without the prefix ``zeropod.ctrox.dev/``; ``container`` has more fields
+    of its ContainerSpec.
     """
     made: list[Pod] = []
 
@@ -61,9 +61,7 @@ def make_pod(node: Node) -> Iterator[MakePod]:
         annotations: Mapping[str, str] | None = None,
         *,
         handler: str = "zeropod",
-        env: Mapping[str, str] | None = None,
-        mounts: Mapping[str, Path] | None = None,
-        memory_limit: int = 0,
+        **container: Any,
     ) -> Pod:
         spec = PodSpec(
             f"{image}-{next(_numbers)}",
@@ -73,15 +71,7 @@ def make_pod(node: Node) -> Iterator[MakePod]:
         )
         pod = Pod(node, spec)
         made.append(pod)
-        pod.add(
-            ContainerSpec(
-                image,
-                f"localhost/{image}:lab",
-                env=env or {},
-                mounts=mounts or {},
-                memory_limit=memory_limit,
-            )
-        )
+        pod.add(ContainerSpec(image, f"localhost/{image}:lab", **container))
         pod.wait_for_port(_PORTS[image])
         return pod
 
@@ -125,3 +115,25 @@ def no_leaks(used_node: Node) -> Iterator[None]:
     yield
     left = leaks.settled(used_node, before)
     assert not left, "left behind:\n" + "\n".join(left)
+
+
+@pytest.fixture
+def log(node: Node) -> Callable[[], str]:
+    """What containerd and the shims have logged since the test began."""
+    begin = node.containerd_log.stat().st_size
+
+    def read() -> str:
+        with node.containerd_log.open("rb") as file:
+            file.seek(begin)
+            return file.read().decode(errors="replace")
+
+    return read
+
+
+@contextmanager
+def bounded(what: str, seconds: float = 5) -> Iterator[None]:
+    """Fails when the block takes longer: far more than it ever should."""
+    begin = time.monotonic()
+    yield
+    took = time.monotonic() - begin
+    assert took < seconds, f"{what} took {took:.1f} s"
