@@ -7,6 +7,7 @@
           work                 logs of the dump and of each attempt to restore
           manifest.json        written last, by rename: sizes of all files, checksums of small ones
           consumed             exists from the moment a restore was begun
+        null                   the device that masks files of a restored container
         failed                 newest images that could not be restored, kept for diagnosis
 
 The lock tells the next start what belongs to nobody any more: a directory that can be locked. No

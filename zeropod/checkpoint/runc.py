@@ -19,6 +19,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from stat import S_IFCHR
 from typing import Final
 
 from zeropod._fastpath._activator import RestorePlan
@@ -80,7 +81,7 @@ class RuncEngine:
     def plan(self, target: Target, images: ImageDir, stdio: Stdio) -> RestorePlan:
         images.verify()
         work = images.new_attempt()
-        self._config.write_text(criu.config(_pinned(target)))
+        self._config.write_text(criu.config(_pinned(target, images)))
         argv = self._runtime.restore_argv(
             target.id,
             target.bundle.path,
@@ -213,9 +214,21 @@ def _options(target: Target) -> list[str]:
     return ["--file-locks", "--manage-cgroups-mode", "soft" if own_namespace else "ignore"]
 
 
-def _pinned(target: Target) -> tuple[tuple[str, str], ...]:
-    """Mounts of cgroup directories; with a cgroup namespace of its own CRIU makes them itself."""
-    return () if target.bundle.namespace_path("cgroup") == "" else target.cgroup_mounts
+def _pinned(target: Target, images: ImageDir) -> Iterator[tuple[str, str]]:
+    """Mounts that the runtime would make anew from the host's.
+
+    Masked files get a null device of their own: runc binds the host's /dev/null over them, and a
+    container that may chmod its /proc/keys could then chmod the host's /dev/null. (On a nodev file
+    system it cannot be opened, which masks as well.) With a cgroup namespace of its own CRIU makes
+    the mounts of cgroup directories itself.
+    """
+    null = images.path.parent / "null"
+    with contextlib.suppress(FileExistsError):
+        os.mknod(null, S_IFCHR | 0o666, os.makedev(1, 3))
+        null.chmod(0o666)
+    yield "/dev/null", str(null)
+    if target.bundle.namespace_path("cgroup") != "":
+        yield from target.cgroup_mounts
 
 
 @contextlib.contextmanager
