@@ -547,7 +547,12 @@ int zp_group_drop(struct zp_activator *activator, int group)
 	return act(activator, group, VERB_DROP, drop, NULL);
 }
 
-/* zp_group_last_activity() - the latest of its ports, 0 for never. Return: 0 or -errno. */
+/*
+ * zp_group_last_activity() - the latest of its ports, 0 for never; now, while somebody waits for
+ * the app to listen, so that it does not sleep again before it was asked
+ *
+ * Return: 0 or -errno.
+ */
 int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t *ret_ns)
 {
 	struct zp_group *group = lock_group(activator, number);
@@ -562,6 +567,8 @@ int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t 
 		if (r == 0 && ns > latest_ns)
 			latest_ns = ns;
 	}
+	if (group->state == ZP_GROUP_CONNECTING && any_held(group))
+		latest_ns = zp_now_ns();
 	pthread_mutex_unlock(&activator->lock);
 	if (r == 0)
 		*ret_ns = latest_ns;
