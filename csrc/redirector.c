@@ -6,7 +6,8 @@
  * libbpf's object is closed as soon as the programs are attached: the kernel keeps what links and
  * map descriptors hold, and the object's copies of ELF and BTF would cost each pod memory for
  * nothing. Links (TCX) go with the process. A kernel without TCX refuses the first link with
- * EINVAL; then filters on clsact are used, which outlive us and are removed in deinit.
+ * EINVAL; then filters on clsact are used, which outlive us: deinit removes them, and after a
+ * process that was killed zp_redirector_clear().
  *
  * The attach types are numbers of ours where libbpf is older than TCX; the kernel decides.
  */
@@ -58,9 +59,11 @@ static int attach_filter(unsigned int ifindex, int prog_fd, enum bpf_tc_attach_p
 	return bpf_tc_attach(&hook, &options);
 }
 
-static void detach_filters(unsigned int ifindex)
+/* Return: 0, also when there are none, or -errno. */
+static int detach_filters(unsigned int ifindex)
 {
 	enum bpf_tc_attach_point points[] = {BPF_TC_INGRESS, BPF_TC_EGRESS};
+	int r, first = 0;
 	unsigned int i;
 
 	for (i = 0; i < 2; i++) {
@@ -68,8 +71,12 @@ static void detach_filters(unsigned int ifindex)
 		LIBBPF_OPTS(bpf_tc_opts, options, .handle = FILTER_HANDLE,
 			    .priority = FILTER_PRIORITY);
 
-		bpf_tc_detach(&hook, &options);
+		r = bpf_tc_detach(&hook, &options);
+		/* ENOENT: no such filter. EINVAL: no clsact. */
+		if (r < 0 && r != -ENOENT && r != -EINVAL && first == 0)
+			first = r;
 	}
+	return first;
 }
 
 static int attach_interface(struct zp_redirector *redirector, unsigned int ifindex, int ingress_fd,
@@ -233,6 +240,36 @@ void zp_redirector_deinit(struct zp_redirector *redirector, int netns_fd)
 	close_fd(&redirector->flows_fd);
 	close_fd(&redirector->opening_fd);
 	close_fd(&redirector->counters_fd);
+}
+
+/*
+ * zp_redirector_clear() - take away the filters that a killed process has left in a namespace
+ *
+ * Nobody else may be using the namespace: a living redirector's filters look the same.
+ *
+ * Return: 0, also when there are none, or -errno of the first interface that kept its own.
+ */
+int zp_redirector_clear(int netns_fd)
+{
+	struct zp_netns ns = ZP_NETNS_NONE;
+	struct if_nameindex *interfaces;
+	int i, r, one;
+
+	libbpf_set_print(quiet);
+	r = zp_netns_enter(&ns, netns_fd);
+	if (r < 0)
+		return r;
+	interfaces = if_nameindex();
+	r = interfaces ? 0 : -errno;
+	for (i = 0; interfaces && interfaces[i].if_index; i++) {
+		one = detach_filters(interfaces[i].if_index);
+		if (r == 0)
+			r = one;
+	}
+	if (interfaces)
+		if_freenameindex(interfaces);
+	zp_netns_leave(&ns);
+	return r;
 }
 
 /* zp_redirector_add_port() - track a port, awake. Return: 0 or -errno (-EEXIST: tracked). */

@@ -21,6 +21,7 @@ struct zp_redirector {
 int zp_redirector_init(struct zp_redirector *redirector, const char *object, int netns_fd,
 		       bool count_loopback, bool force_clsact, const char **ret_step);
 void zp_redirector_deinit(struct zp_redirector *redirector, int netns_fd);
+int zp_redirector_clear(int netns_fd);
 int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator);
 void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator);
 int zp_redirector_set_asleep(struct zp_redirector *redirector, uint16_t port, bool asleep);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -19,6 +20,11 @@ from tests.netns import bpf
 from tests.netns.conftest import CLIENT_V4, POD_V4, PORT, Namespace, Pod
 from tests.netns.test_wake import PROBE, REQUEST, ask
 from zeropod._fastpath._activator import Activator, EventKind, RestorePlan
+from zeropod._fastpath._activator import clear_filters as native_clear_filters
+from zeropod.oci.syscalls import MNT_DETACH, mount, umount2
+from zeropod.shim.delete import clear_filters
+
+MS_BIND = 4096
 
 
 def test_held_connections_reach_an_app_that_did_not_sleep(pod: Pod) -> None:
@@ -267,7 +273,7 @@ def test_close_with_everything_under_way(pod: Pod) -> None:
 _VICTIM = """
 import os, signal, sys
 from zeropod._fastpath._activator import Activator
-activator = Activator(int(sys.argv[1]), count_loopback=False)
+activator = Activator(int(sys.argv[1]), count_loopback=False, force_clsact=len(sys.argv) > 2)
 activator.hold(activator.add_group((8080,), probe_detection=True, probe_buffer_size=1024,
                                    connect_timeout_ns=1, proxy_timeout_ns=0))
 print("up", flush=True)
@@ -275,21 +281,64 @@ signal.pause()
 """
 
 
-def test_kill_leaves_nothing(wire: tuple[Namespace, Namespace]) -> None:
-    here, client = wire
-    os.set_inheritable(here.fd, True)
+def kill_an_activator(here: Namespace, *arguments: str) -> set[bpf.Id]:
+    """The BPF objects of a process that was killed with its port asleep."""
     victim = subprocess.Popen(
-        [sys.executable, "-c", _VICTIM, str(here.fd)], stdout=subprocess.PIPE, pass_fds=[here.fd]
+        [sys.executable, "-c", _VICTIM, str(here.fd), *arguments],
+        stdout=subprocess.PIPE,
+        pass_fds=[here.fd],
     )
     assert victim.stdout and victim.stdout.readline() == b"up\n"
     ids = bpf.held_ids(victim.pid)
-    assert {id.kind for id in ids} >= {"link_id", "map_id"}
     assert all(map(bpf.exists, ids))
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
+    return ids
+
+
+def test_kill_leaves_nothing(wire: tuple[Namespace, Namespace]) -> None:
+    here, client = wire
+    ids = kill_an_activator(here)
+    assert {id.kind for id in ids} >= {"link_id", "map_id"}
     bpf.wait_gone(ids)
     with here.listen(PORT), client.connect(POD_V4):
         pass
+
+
+def test_delete_takes_the_filters_of_a_dead_shim(
+    wire: tuple[Namespace, Namespace], tmp_path: Path
+) -> None:
+    here, client = wire
+    netns = tmp_path / "netns"
+    netns.touch()
+    network = {"type": "network", "path": str(netns)}
+    (tmp_path / "config.json").write_text(json.dumps({"linux": {"namespaces": [network]}}))
+    mount(f"/proc/{here.pid}/ns/net", str(netns), "", MS_BIND, "")
+    try:
+        ids = kill_an_activator(here, "clsact")
+        maps = {id for id in ids if id.kind == "map_id"}
+        with here.listen(PORT), client.make_socket() as made:
+            assert maps and all(map(bpf.exists, maps))
+            with pytest.raises(ConnectionRefusedError):  # sent to the dead activator's port
+                made.connect((POD_V4, PORT))
+            clear_filters(tmp_path)
+            bpf.wait_gone(ids)
+            client.connect(POD_V4).close()
+        clear_filters(tmp_path)  # nothing is there: nothing to say
+    finally:
+        umount2(str(netns), MNT_DETACH)
+
+
+def test_delete_follows_no_pid(wire: tuple[Namespace, Namespace], tmp_path: Path) -> None:
+    here, _ = wire
+    network = {"type": "network", "path": f"/proc/{here.pid}/ns/net"}
+    (tmp_path / "config.json").write_text(json.dumps({"linux": {"namespaces": [network]}}))
+    ids = kill_an_activator(here, "clsact")
+    clear_filters(tmp_path)
+    maps = {id for id in ids if id.kind == "map_id"}
+    assert maps and all(map(bpf.exists, maps))
+    native_clear_filters(here.fd)
+    bpf.wait_gone(ids)
 
 
 def test_a_namespace_that_is_none() -> None:

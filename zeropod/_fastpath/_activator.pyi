@@ -26,6 +26,12 @@ class Event(NamedTuple):
     at_ns: int
     value: int
 
+def clear_filters(netns_fd: int) -> None:
+    """Take away the clsact filters of an activator that was killed (kernels without TCX).
+
+    A living activator of the same namespace would lose its own. Raises OSError.
+    """
+
 class RestorePlan:
     """A restore that only needs to be fired. Holds copies of all it was given.
 

@@ -49,6 +49,9 @@ cdef extern from "activator.h":
     int zp_group_stats_of "zp_group_stats"(zp_activator *activator, int group,
                                            zp_group_stats *ret_stats) nogil
 
+cdef extern from "redirector.h":
+    int zp_redirector_clear(int netns_fd) nogil
+
 cdef bytes _OBJECT = os.fsencode(Path(__file__).with_name("redirector.bpf.o"))
 _COUNTERS = (
     "redirected",
@@ -85,6 +88,13 @@ cdef int check(int r) except -1:
     if r < 0:
         raise OSError(-r, os.strerror(-r))
     return r
+
+
+def clear_filters(int netns_fd):
+    cdef int r
+    with nogil:
+        r = zp_redirector_clear(netns_fd)
+    check(r)
 
 
 cdef class RestorePlan:

@@ -20,10 +20,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from zeropod._fastpath import _activator
 from zeropod.api.task_pb2 import DeleteResponse
 from zeropod.checkpoint.image import sweep
 from zeropod.config import NodeSettings
 from zeropod.errors import RuntimeFailed
+from zeropod.oci.bundle import Bundle
 from zeropod.oci.mounts import unmount_all, unmount_below
 from zeropod.oci.runtime import DEFAULT_ROOT, RuntimeOptions
 from zeropod.shim import bootstrap, process
@@ -46,12 +48,20 @@ def delete(invocation: Invocation) -> bytes:
         except Exception as error:
             failures.append(f"{step.__name__}: {error}")
 
+    dead = False  # a living shim has lost this container only
+
     def helpers() -> None:
+        nonlocal dead
         socket_path = bootstrap.read_address(str(bundle)) or _socket_path(invocation)
         if bootstrap.served(socket_path):
             return
+        dead = True
         kill_all(_helpers(socket_path.name))
         bootstrap.remove_dead(socket_path)
+
+    def filters() -> None:
+        if dead:
+            clear_filters(bundle)
 
     def runtime() -> None:
         _delete_with_runtime(invocation, bundle)
@@ -70,13 +80,32 @@ def delete(invocation: Invocation) -> bytes:
         unmount_below(root / f"{invocation.namespace}.{invocation.id}")
         sweep(str(root))
 
-    for step in (helpers, runtime, leftovers, rootfs, images):
+    for step in (helpers, filters, runtime, leftovers, rootfs, images):
         attempt(step)
     for failure in failures:
         os.write(2, f"delete {invocation.id}: {failure}\n".encode())
     response = DeleteResponse(pid=_init_pid(bundle), exit_status=_EXIT_STATUS)
     response.exited_at.FromNanoseconds(time.time_ns())
     return response.SerializeToString()
+
+
+def clear_filters(bundle: Path) -> None:
+    """Take BPF filters, which outlive a shim on kernels without TCX, from the pod's interfaces.
+
+    Only a path that is the namespace's own is followed, which is what the sandbox's bundle has:
+    the process whose /proc entry the other bundles name may be gone, and its pid another pod's.
+    """
+    path = Bundle(str(bundle)).namespace_path("network")
+    if not path or Path(path).parts[:2] == ("/", "proc"):
+        return
+    try:
+        netns_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # and its interfaces with it
+    try:
+        _activator.clear_filters(netns_fd)
+    finally:
+        os.close(netns_fd)
 
 
 def _socket_path(invocation: Invocation) -> Path:
