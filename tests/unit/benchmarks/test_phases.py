@@ -89,7 +89,14 @@ def test_a_missing_line_of_the_log_is_named(line: int) -> None:
         phases.moments(_ANSWER, _wake(), "".join(lines), _POD)
 
 
+def test_what_was_before_the_request_is_not_taken_for_it() -> None:
+    sleep = [_exec(50, 90, "runc"), _exec(60, 91, "criu"), _tcp(70, "SYN_SENT")]
+    assert phases.moments(_ANSWER, sleep + _wake(), _LOG, _POD) == phases.moments(
+        _ANSWER, _wake(), _LOG, _POD
+    )
+
+
 def test_moments_of_two_wake_ups_are_refused() -> None:
-    late = client.Answer(145 * _MS, 160 * _MS, b"")
+    early = [_tcp(101, "SYN_SENT"), *_wake()]
     with pytest.raises(ValueError, match="out of order"):
-        phases.spent(phases.moments(late, _wake(), _LOG, _POD))
+        phases.spent(phases.moments(_ANSWER, early, _LOG, _POD))
