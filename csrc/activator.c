@@ -39,6 +39,18 @@ int zp_watch(struct zp_activator *activator, int fd, uint32_t events, struct zp_
 	return epoll_ctl(activator->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
+/*
+ * zp_unwatch_close() - close a descriptor that was watched
+ *
+ * Closing alone would leave it in the epoll set for as long as a child that is not at its exec yet
+ * has a copy, and its events would name what is freed by then.
+ */
+void zp_unwatch_close(struct zp_activator *activator, int fd)
+{
+	epoll_ctl(activator->epoll_fd, EPOLL_CTL_DEL, fd, NULL); /* ENOENT: never was in it */
+	close(fd);
+}
+
 /* zp_kick() - wake the thread: deadlines may have changed. */
 void zp_kick(struct zp_activator *activator)
 {
@@ -112,7 +124,7 @@ static void pump_again(struct zp_activator *activator)
 {
 	struct zp_conn *conn;
 
-	activator->any_again = false;
+	activator->again_ns = ZP_NEVER;
 	TAILQ_FOREACH(conn, &activator->conns, link)
 	if (conn->again && !conn->dead)
 		zp_splice_pump(conn);
@@ -147,13 +159,13 @@ static void free_removed(struct zp_activator *activator)
 			zp_group_free(activator->groups[i]);
 }
 
-/* What is due by time. Return: when something is due next, 0 for at once. */
+/* What is due by time. Return: when something is due next; what has passed is due at once. */
 static uint64_t work(struct zp_activator *activator)
 {
 	uint64_t now_ns = zp_now_ns(), due_ns = ZP_NEVER, group_ns;
 	int i;
 
-	if (activator->any_again)
+	if (now_ns >= activator->again_ns)
 		pump_again(activator);
 	if (now_ns >= activator->accept_ns)
 		accept_waiting(activator);
@@ -178,7 +190,9 @@ static uint64_t work(struct zp_activator *activator)
 		due_ns = activator->scan_ns;
 	if (activator->accept_ns < due_ns)
 		due_ns = activator->accept_ns;
-	return activator->any_again ? 0 : due_ns;
+	if (activator->again_ns < due_ns)
+		due_ns = activator->again_ns;
+	return due_ns;
 }
 
 /* Wait until @due_ns at most; epoll_wait(2) by itself counts in milliseconds. */
@@ -269,7 +283,7 @@ int zp_activator_new(int netns_fd, const char *bpf_object, bool count_loopback, 
 	TAILQ_INIT(&activator->conns);
 	TAILQ_INIT(&activator->spare);
 	activator->wake_source.kind = ZP_SOURCE_WAKE;
-	activator->scan_ns = activator->accept_ns = ZP_NEVER;
+	activator->scan_ns = activator->accept_ns = activator->again_ns = ZP_NEVER;
 	activator->epoll_fd = activator->wake_fd = activator->event_fd = -EBADF;
 	activator->diag_fd = activator->netns_fd = -EBADF;
 	activator->redirector = (struct zp_redirector){.ports_fd = -EBADF,

@@ -254,7 +254,7 @@ void zp_conn_accept(struct zp_port_entry *port)
 		tune(fd);
 		conn = conn_new(port, fd);
 		if (!conn) {
-			close(fd);
+			zp_unwatch_close(activator, fd);
 			continue;
 		}
 		probe(conn);
@@ -297,8 +297,7 @@ static int app_address(struct zp_conn *conn, struct sockaddr_storage *ret_addres
 
 static void connect_failed(struct zp_conn *conn)
 {
-	if (conn->app_fd >= 0)
-		close(conn->app_fd);
+	zp_unwatch_close(conn->port->group->activator, conn->app_fd);
 	conn->app_fd = -EBADF;
 	conn->on_loopback = !conn->on_loopback;
 	conn->state = ZP_HELD;
@@ -324,9 +323,11 @@ void zp_conn_connect(struct zp_conn *conn)
 			    &conn->app_fd);
 	if (r < 0)
 		return; /* stays held, and is tried again */
-	setsockopt(conn->app_fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
 	tune(conn->app_fd);
-	r = connect(conn->app_fd, (struct sockaddr *)&address, size);
+	/* Without the mark it would be redirected to us. */
+	r = setsockopt(conn->app_fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+	if (r == 0)
+		r = connect(conn->app_fd, (struct sockaddr *)&address, size);
 	if (r < 0 && errno != EINPROGRESS) {
 		connect_failed(conn);
 		return;
@@ -460,9 +461,9 @@ void zp_conn_close(struct zp_conn *conn, bool reset)
 		if (conn->app_fd >= 0)
 			reset_on_close(conn->app_fd);
 	}
-	close(conn->client_fd);
+	zp_unwatch_close(activator, conn->client_fd);
 	if (conn->app_fd >= 0)
-		close(conn->app_fd);
+		zp_unwatch_close(activator, conn->app_fd);
 	zp_pipe_pool_put(&activator->pipes, &conn->up.pipe, conn->up.held);
 	zp_pipe_pool_put(&activator->pipes, &conn->down.pipe, conn->down.held);
 	linger(activator, conn);

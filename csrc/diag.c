@@ -89,6 +89,17 @@ static int query(int diag_fd, uint8_t family, uint16_t port_be, struct zp_listen
 	return r;
 }
 
+/* What is left of an answer that was given up must not be taken for the next one. */
+static void drain(int diag_fd)
+{
+	char buffer[REPLY_SIZE];
+	ssize_t n;
+
+	do
+		n = recv(diag_fd, buffer, sizeof(buffer), MSG_DONTWAIT);
+	while (n > 0 || (n < 0 && (errno == EINTR || errno == ENOBUFS)));
+}
+
 /*
  * zp_diag_listener() - the sockets that listen on a TCP port, of both families
  *
@@ -104,5 +115,7 @@ int zp_diag_listener(int diag_fd, uint16_t port, struct zp_listener *ret_listene
 		r = query(diag_fd, AF_INET6, htons(port), &listener);
 	if (r == 0)
 		*ret_listener = listener;
+	else
+		drain(diag_fd);
 	return r;
 }

@@ -337,7 +337,7 @@ static int port_init(struct zp_group *group, uint16_t number)
 	group->port_count++;
 	return 0;
 fail:
-	close(port->listen_fd);
+	zp_unwatch_close(activator, port->listen_fd);
 	return r;
 }
 
@@ -352,7 +352,7 @@ static void group_deinit(struct zp_group *group)
 	for (i = 0; i < group->port_count; i++) {
 		zp_redirector_remove_port(&group->activator->redirector, group->ports[i].port,
 					  group->ports[i].activator_port);
-		close(group->ports[i].listen_fd);
+		zp_unwatch_close(group->activator, group->ports[i].listen_fd);
 	}
 	forget_plan(group);
 	group->removed = true;
@@ -567,7 +567,7 @@ int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t 
 		if (r == 0 && ns > latest_ns)
 			latest_ns = ns;
 	}
-	if (group->state == ZP_GROUP_CONNECTING && any_held(group))
+	if (group->state == ZP_GROUP_CONNECTING && count_waiting(group) > 0)
 		latest_ns = zp_now_ns();
 	pthread_mutex_unlock(&activator->lock);
 	if (r == 0)

@@ -136,7 +136,8 @@ struct zp_activator {
 	struct zp_group *groups[ZP_MAX_GROUPS];
 	TAILQ_HEAD(zp_conns, zp_conn) conns, spare;
 	size_t conn_count, spare_count;
-	bool any_again, any_dead, any_removed;
+	bool any_dead, any_removed;
+	uint64_t again_ns;  /* when connections with `again` have their turn */
 	uint64_t scan_ns;   /* when a connection's deadline may have passed */
 	uint64_t accept_ns; /* when connections that were left waiting are accepted */
 	char *peek;	    /* made for the first hold */
@@ -148,6 +149,7 @@ struct zp_activator {
 
 uint64_t zp_now_ns(void);
 int zp_watch(struct zp_activator *activator, int fd, uint32_t events, struct zp_source *source);
+void zp_unwatch_close(struct zp_activator *activator, int fd);
 void zp_tell(struct zp_group *group, enum zp_event_kind kind, int64_t pid, int64_t value);
 void zp_kick(struct zp_activator *activator);
 

@@ -6,7 +6,8 @@
  * has been written, and the other direction goes on. A reset is passed on as a reset. What the
  * receiver does not take waits in the pipe, and beyond that in the sender's socket: back-pressure.
  * Descriptors are edge-triggered, so a turn goes on until the kernel says EAGAIN; after
- * TURN_LIMIT pieces it lets others have theirs and comes again.
+ * TURN_LIMIT pieces it lets others have theirs and comes again. Without a descriptor for a pipe it
+ * comes again a little later; the bytes stay in the socket.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -18,7 +19,7 @@
 #define PIECE	   65536
 #define TURN_LIMIT 32
 
-enum moved { MOVED_NOTHING, MOVED_BYTES, MOVED_RESET };
+enum moved { MOVED_NOTHING, MOVED_BYTES, MOVED_RESET, MOVED_LATER };
 
 static enum moved take(struct zp_activator *activator, struct zp_half *half, int from)
 {
@@ -27,7 +28,7 @@ static enum moved take(struct zp_activator *activator, struct zp_half *half, int
 	if (half->ended || half->held >= PIECE)
 		return MOVED_NOTHING;
 	if (half->pipe.read_fd < 0 && zp_pipe_pool_get(&activator->pipes, &half->pipe) < 0)
-		return MOVED_RESET;
+		return MOVED_LATER;
 	n = splice(from, NULL, half->pipe.write_fd, NULL, PIECE - half->held,
 		   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 	if (n < 0)
@@ -79,6 +80,15 @@ static void first_byte(struct zp_group *group)
 	zp_tell(group, ZP_EVENT_FIRST_BYTE, 0, 0);
 }
 
+static void come_again(struct zp_conn *conn, uint64_t at_ns)
+{
+	struct zp_activator *activator = conn->port->group->activator;
+
+	conn->again = true;
+	if (at_ns < activator->again_ns)
+		activator->again_ns = at_ns;
+}
+
 /* zp_splice_pump() - move what can be moved now, for one turn. */
 void zp_splice_pump(struct zp_conn *conn)
 {
@@ -97,7 +107,7 @@ void zp_splice_pump(struct zp_conn *conn)
 			zp_conn_close(conn, true);
 			return;
 		}
-		if (up == MOVED_NOTHING && down == MOVED_NOTHING)
+		if (up != MOVED_BYTES && down != MOVED_BYTES)
 			break;
 		if (group->options.proxy_timeout_ns)
 			zp_conn_deadline(conn, zp_now_ns() + group->options.proxy_timeout_ns);
@@ -105,8 +115,9 @@ void zp_splice_pump(struct zp_conn *conn)
 	if (conn->up.shut && conn->down.shut) {
 		zp_conn_close(conn, false);
 	} else if (turn == TURN_LIMIT) {
-		conn->again = true;
-		activator->any_again = true;
+		come_again(conn, 0);
+	} else if (up == MOVED_LATER || down == MOVED_LATER) {
+		come_again(conn, zp_now_ns() + ZP_RETRY_MAX);
 	}
 }
 

@@ -2,12 +2,15 @@
 /* Connections through their states, with real sockets. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -225,6 +228,84 @@ static void what_a_slow_reader_does_not_take_is_kept(void)
 	zp_activator_free(activator);
 }
 
+/* Descriptors up to the second free one, no more. */
+static struct rlimit leave_two_descriptors(void)
+{
+	struct rlimit before, low;
+	int first = dup(0), second = dup(0);
+
+	close(first);
+	close(second);
+	getrlimit(RLIMIT_NOFILE, &before);
+	low = (struct rlimit){.rlim_cur = (rlim_t)second + 1, .rlim_max = before.rlim_max};
+	setrlimit(RLIMIT_NOFILE, &low);
+	return before;
+}
+
+static void without_a_descriptor_for_a_pipe_bytes_wait(void)
+{
+	struct zp_event event;
+	struct rlimit before;
+	int group, fd, listen_fd, app_fd;
+	struct zp_activator *activator = holding(&group);
+
+	fd = client();
+	zp_fixture_say(fd, "hello");
+	CHECK(zp_fixture_wait(activator, ZP_EVENT_PENDING, &event));
+	listen_fd = zp_fixture_listen(APP_PORT, 8);
+	before = leave_two_descriptors();
+	CHECK(zp_group_awake(activator, group) == 0);
+	while (stats_of(activator, group).spliced == 0)
+		sched_yield();
+	app_fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	setrlimit(RLIMIT_NOFILE, &before);
+	CHECK(app_fd >= 0);
+	CHECK(zp_fixture_hear(app_fd, "hello"));
+	zp_fixture_say(app_fd, "world");
+	CHECK(zp_fixture_hear(fd, "world"));
+	close(fd);
+	close(app_fd);
+	close(listen_fd);
+	zp_activator_free(activator);
+}
+
+/* A child between fork and exec has copies of all descriptors. */
+static void what_a_child_keeps_open_is_no_event_of_ours(void)
+{
+	int group, fd, other, pipe_fds[2];
+	struct zp_activator *activator = holding(&group);
+	uint16_t port = zp_fake_activator_port(APP_PORT);
+	struct zp_group_options options = zp_fixture_options();
+	const uint16_t app_port = APP_PORT;
+	struct zp_event event;
+	pid_t pid;
+	char byte;
+
+	fd = client();
+	zp_fixture_say(fd, "x");
+	CHECK(zp_fixture_wait(activator, ZP_EVENT_PENDING, &event));
+	CHECK(pipe2(pipe_fds, O_CLOEXEC) == 0);
+	pid = fork();
+	if (pid == 0) {
+		close(pipe_fds[1]);
+		_exit(read(pipe_fds[0], &byte, 1) == 0 ? 0 : 1);
+	}
+	CHECK(zp_group_remove(activator, group) == 0);
+	while (zp_group_hold(activator, group) == -ENOENT &&
+	       zp_group_add(activator, &app_port, 1, &options, &group) < 0)
+		sched_yield();
+	zp_fixture_say(fd, "y");	  /* to a connection that is gone */
+	other = zp_fixture_connect(port); /* to a port that is gone */
+	CHECK(zp_group_hold(activator, group) == 0);
+	CHECK(stats_of(activator, group).connections == 0);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	CHECK(waitpid(pid, NULL, 0) == pid);
+	close(other);
+	close(fd);
+	zp_activator_free(activator);
+}
+
 static void a_queue_of_events_that_nobody_takes(void)
 {
 	struct zp_event event;
@@ -256,5 +337,7 @@ void zp_tests_conn(void)
 	RUN(resets_are_passed_on_in_both_directions);
 	RUN(many_go_through_a_short_queue);
 	RUN(what_a_slow_reader_does_not_take_is_kept);
+	RUN(without_a_descriptor_for_a_pipe_bytes_wait);
+	RUN(what_a_child_keeps_open_is_no_event_of_ours);
 	RUN(a_queue_of_events_that_nobody_takes);
 }
