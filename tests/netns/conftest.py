@@ -60,10 +60,12 @@ class Namespace:
         made.connect((host, port))
         return made
 
-    def listen(self, port: int, family: int = socket.AF_INET, backlog: int = 128) -> socket.socket:
+    def listen(
+        self, port: int, family: int = socket.AF_INET, backlog: int = 128, host: str = ""
+    ) -> socket.socket:
         made = self.make_socket(family)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(("", port))
+        made.bind((host, port))
         made.listen(backlog)
         return made
 
