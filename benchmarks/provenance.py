@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-from lab import paths, tools
+from lab import paths, python, tools
 from lab.steps import LabError, run
 
 BUSY_PER_CORE = 0.25
@@ -35,7 +35,7 @@ def collect() -> dict[str, str]:
     return {
         "kernel": f"{platform.release()} {platform.machine()}",
         **{name: versions[name] for name in _TOOLS},
-        "python": platform.python_version(),
+        "python": next(iter(python.versions().values())),
         "zeropod": commit(),
         "cores": f"{cores()} ({_cpu()})",
     }

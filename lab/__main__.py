@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lab import node, paths, tools
+from lab import node, paths, python, tools
 from lab.lock import holder
 from lab.steps import LabError, remove, say
 
@@ -23,7 +23,8 @@ def _up() -> None:
     node.build()
     running = node.Node.start("lab up")
     running.keep()
-    versions = ", ".join(f"{name} {version}" for name, version in tools.versions().items())
+    installed = {**tools.versions(), **python.versions()}
+    versions = ", ".join(f"{name} {version}" for name, version in installed.items())
     say(f"up: {versions}")
     say("`python -m lab shell` looks inside, `python -m lab down` ends it")
 
@@ -35,6 +36,7 @@ def _down() -> None:
 def _status() -> None:
     print(f"folder   {paths.ROOT}")
     built = tools.versions() if (paths.TOOLS / "versions.json").exists() else {}
+    built |= python.versions() if (paths.PYTHON / "versions.json").exists() else {}
     print("tools    " + (", ".join(f"{k} {v}" for k, v in built.items()) or "not built"))
     print("images   " + (" ".join(sorted(p.name for p in paths.IMAGES.glob("*"))) or "not built"))
     print("wheel    " + ("installed" if (paths.VENV / "stamp.json").exists() else "not installed"))

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from lab import cgroups, config, container_images, keeper, kernel, paths, tools, wheel
+from lab import cgroups, config, container_images, keeper, kernel, paths, python, tools, wheel
 from lab.cri import Cri
 from lab.lock import Lock, holder
 from lab.steps import LabError, remove, timed
@@ -35,6 +35,7 @@ def build() -> None:
     lock = Lock.take(paths.ROOT / "build.lock", "build")
     try:
         tools.build()
+        python.build()
         container_images.build()
         wheel.build()
     finally:

@@ -15,6 +15,9 @@ DOWNLOADS = ROOT / "downloads"
 TOOLS = ROOT / "tools"
 """CRIU, runc, containerd, CNI, unpacked from Debian: ``bin``, ``cni``, ``lib``, versions.json."""
 
+PYTHON = ROOT / "python"
+"""The node's interpreter, unpacked from Debian: a tree that begins with ``usr``."""
+
 IMAGES = ROOT / "images"
 """OCI archives, ``<name>.tar``."""
 

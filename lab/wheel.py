@@ -1,5 +1,7 @@
 """The zeropod of the node: a wheel built from this checkout, in a virtual environment of its own.
 
+It is built for and runs on the node's interpreter (lab/python.py).
+
 The sources are mirrored below ``.lab`` and the wheel is built there, so that the node never sees
 the source tree and a build never meets a half-saved file twice. Nothing happens while the sources
 are the ones that the installed wheel was made from.
@@ -7,15 +9,19 @@ are the ones that the installed wheel was made from.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
-from lab import paths
+from lab import paths, python
 from lab.steps import STAMP, fingerprint, remove, run, say, timed, write_file
 
 _MIRROR = paths.ROOT / "wheel/source"
 _DIST = paths.ROOT / "wheel/dist"
+_BUILDER = paths.ROOT / "wheel/venv"
+"""The build's own tools, for the node's interpreter and in the versions of development."""
+_TOOLS = ("setuptools", "wheel", "Cython")
 _FOLDERS = ("zeropod", "csrc", "bpf", "proto")
 _FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "VERSION", "LICENSE*", "README*")
 _NEEDED = ("setup.py", "bpf/redirector.bpf.c", "zeropod/_fastpath")
@@ -40,7 +46,8 @@ def build() -> bool:
             say(f"wheel: this checkout has no {needed}; the node has the stock shim only")
             return False
     sources = _sources()
-    requirements = fingerprint([paths.CHECKOUT / "pyproject.toml", sys.version, str(paths.VENV)])
+    interpreter = f"{python.INTERPRETER} {python.versions()}"
+    requirements = fingerprint([paths.CHECKOUT / "pyproject.toml", interpreter, *_pinned()])
     made_from = fingerprint(
         [part for name in sources for part in (str(name), paths.CHECKOUT / name)] + [requirements]
     )
@@ -50,7 +57,7 @@ def build() -> bool:
     with timed("wheel: built from the checkout and installed"):
         stamp.unlink(missing_ok=True)
         _mirror(sources)
-        wheel = _build()
+        wheel = _build(requirements)
         _install(wheel, requirements)
         write_file(stamp, made_from)
     return True
@@ -80,13 +87,39 @@ def _mirror(sources: list[Path]) -> None:
             shutil.copymode(source, copy)
 
 
-def _build() -> Path:
-    remove(_DIST)
+def _pinned() -> list[str]:
+    """The build's tools as ``name==version``."""
+    lines = (paths.CHECKOUT / "requirements-dev.txt").read_text().splitlines()
+    return [line for line in lines if line.partition("==")[0] in _TOOLS]
+
+
+def _pip(environment: Path, *arguments: str | Path, cwd: Path | None = None) -> None:
+    """The development environment's pip, at work in another one."""
     run(
         [
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
-            *("--no-build-isolation", "--wheel-dir", _DIST, "."),
+            *(sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"),
+            *("--python", environment / "bin/python", *arguments),
         ],
+        cwd=cwd,
+        env={**os.environ, "CFLAGS": python.COMPILER_FLAGS},
+    )
+
+
+def _make_environment(target: Path, *wanted: str | Path) -> None:
+    remove(target)
+    run([python.INTERPRETER, "-m", "venv", "--without-pip", target])
+    _pip(target, "install", *wanted)
+
+
+def _build(requirements: str) -> Path:
+    known = _BUILDER / "requirements"
+    if not known.exists() or known.read_text() != requirements:
+        _make_environment(_BUILDER, *_pinned())
+        write_file(known, requirements)
+    remove(_DIST)
+    _pip(
+        _BUILDER,
+        *("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", _DIST, "."),
         cwd=_MIRROR,
     )
     return next(_DIST.glob("*.whl"))
@@ -94,12 +127,9 @@ def _build() -> Path:
 
 def _install(wheel: Path, requirements: str) -> None:
     """Install the wheel; with its dependencies only where these may have changed."""
-    python = paths.VENV / "bin/python"
     known = paths.VENV / "requirements"
     if not known.exists() or known.read_text() != requirements:
-        remove(paths.VENV)
-        run([sys.executable, "-m", "venv", paths.VENV])
-        run([python, "-m", "pip", "install", "--quiet", wheel])
+        _make_environment(paths.VENV, wheel)
         write_file(known, requirements)
     else:
-        run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", wheel])
+        _pip(paths.VENV, "install", "--no-deps", "--force-reinstall", wheel)
