@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 _LOST_STATUS: Final = 128
 _SIGKILL: Final = 9
+_HANDLERS_S: Final = 5.0
+_LOOK_S: Final = 0.01
 
 
 class Group(Trigger, Protocol):
@@ -184,12 +186,30 @@ class Scaler:
         if effect is Effect.HANDLED and not (
             number == 15 and settings.stop_asleep is StopAsleep.DISCARD
         ):
-            with contextlib.suppress(RestoreFailed, FailedPrecondition):
-                await self.ensure_awake(f"signal {number}")
+            cause = f"signal {number}"
+            with (
+                self.inhibit(cause, counts=True),
+                contextlib.suppress(RestoreFailed, FailedPrecondition),
+            ):
+                await self.ensure_awake(cause)
+                await self._handles_signals()
             return None
         if effect is Effect.IGNORED:
             return None
         return self._exit_by(number) if await self._abandon() else None
+
+    async def _handles_signals(self) -> None:
+        """Wait until init treats signals as the one that slept did, or for a bound.
+
+        A restored one does at once. One that was started afresh has to get there first: what comes
+        before is lost on the first process of a pid namespace.
+        """
+        with contextlib.suppress(OSError, TimeoutError):  # it has ended; it never will
+            async with asyncio.timeout(_HANDLERS_S):
+                while (pid := self._container.init.live_pid) and self.phase in UP:
+                    if Dispositions.of(pid) == self._signals:
+                        return
+                    await asyncio.sleep(_LOOK_S)
 
     async def close(self) -> None:
         """Delete or the shim's end, at any moment. Leaves no process, directory or descriptor."""

@@ -23,6 +23,8 @@ from zeropod.errors import (
     RestoreFailed,
 )
 
+_TRAPS = 'trap "exit 0" TERM; trap "" HUP'
+
 
 class Rig(SimpleNamespace):
     scaler: Scaler
@@ -64,7 +66,7 @@ async def make(tmp_path: Path, pid: int, **settings: object) -> Rig:
 @pytest.fixture
 def init_pid() -> Iterator[int]:
     """A process that handles SIGTERM, ignores SIGHUP, and does nothing about SIGUSR1."""
-    script = 'trap "exit 0" TERM; trap "" HUP; echo; while read x; do :; done'
+    script = f"{_TRAPS}; echo; while read x; do :; done"
     with subprocess.Popen(["sh", "-c", script], stdin=-1, stdout=-1) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -246,6 +248,22 @@ async def test_a_handled_signal_restores(rig: Rig) -> None:
     await rig.asleep()
     assert await rig.scaler.kill_asleep(15) is None
     assert len(rig.group.fired) == 1
+
+
+async def test_a_signal_waits_for_the_handler_of_a_fresh_start(rig: Rig) -> None:
+    await rig.asleep()
+    rig.engine.ends = [RestoreFailed("broken")]
+    script = f"read x; {_TRAPS}; while read x; do :; done"
+    with subprocess.Popen(["sh", "-c", script], stdin=-1) as process:  # noqa: ASYNC220
+        assert process.stdin is not None
+        rig.fresh.ends = [process.pid]
+        kill = asyncio.create_task(rig.scaler.kill_asleep(15))
+        await rig.until(Phase.AWAKE)
+        assert not (await asyncio.wait([kill], timeout=0.05))[0]
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert await kill is None
+        process.kill()
 
 
 async def test_stop_asleep_discard_takes_the_short_way(tmp_path: Path, init_pid: int) -> None:
