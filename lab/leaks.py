@@ -56,7 +56,7 @@ def snapshot(node: Node) -> Snapshot:
     pids = sorted(cgroups.processes())
     proc = Path("/proc") / str(node.pid)
     return Snapshot(
-        processes=Counter(f"{pid} {_command(pid)}" for pid in pids),
+        processes=Counter(map(_command, pids)),
         descriptors=Counter(thing for pid in pids for thing in _descriptors(pid)),
         mounts=Counter(_mounts(proc)),
         network_namespaces=Counter(_network_namespaces(node, pids)),
@@ -95,7 +95,13 @@ def settled(node: Node, earlier: Snapshot, timeout: float = 10) -> list[str]:
 
 def _command(pid: int) -> str:
     try:
-        return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return (
+            (Path("/proc") / str(pid) / "cmdline")
+            .read_bytes()
+            .replace(b"\0", b" ")
+            .decode()
+            .strip()
+        )
     except OSError:
         return "(gone)"
 
@@ -113,7 +119,7 @@ def _descriptors(pid: int) -> Iterator[str]:
         except OSError:
             continue
         kind = target.split(":[")[0] if target.startswith(("socket:", "pipe:")) else target
-        yield f"{pid} {_command(pid).split(' ')[0]}: {kind}"
+        yield f"{_command(pid).split(' ')[0]}: {kind}"
 
 
 def _mounts(proc: Path) -> Iterator[str]:

@@ -104,9 +104,14 @@ class Container:
         return self.pod.node.path(f"/var/lib/zeropod/i/k8s.io.{self.id}")
 
     def images(self) -> Path:
-        """What CRIU wrote for the present sleep."""
-        sleeps = (path for path in self.image_store().iterdir() if path.name.isdecimal())
-        return max(sleeps, key=lambda path: int(path.name)) / "images"
+        """What CRIU wrote for the present sleep, once it is sealed."""
+
+        def sealed() -> Path | None:
+            sleeps = (path for path in self.image_store().iterdir() if path.name.isdecimal())
+            newest = max(sleeps, key=lambda path: int(path.name))
+            return newest / "images" if (newest / "manifest.json").exists() else None
+
+        return waiting.until(f"images of {self.spec.name}", sealed)
 
     def wait_exited(self, timeout: float = 30) -> int:
         """Wait until containerd reports the container's exit. Returns the exit code."""

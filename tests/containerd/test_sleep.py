@@ -25,6 +25,16 @@ def asleep(make_pod: MakePod) -> tuple[Pod, str]:
     return pod, boot_id
 
 
+def keeps(before: dict[str, object], after: dict[str, object]) -> bool:
+    """Whether the second of two answers in a row came from the same memory; else it is the first
+    one of an app that began anew."""
+    if after["boot_id"] == before["boot_id"]:
+        assert after["count"] == int(str(before["count"])) + 1
+        return True
+    assert after["count"] == 1
+    return False
+
+
 def received(connection: socket.socket) -> bytes:
     parts = []
     while part := connection.recv(65536):
