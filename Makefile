@@ -40,7 +40,7 @@ lab-shell: lab ## a shell in the running node, with ctr and our commands in PATH
 demo: lab ## show a container that sleeps and wakes (KEEP=1 leaves it running)
 	@$(BIN)/python -m lab.demo $(if $(KEEP),--keep)
 
-test: host-packages venv ext lint unit native lab containerd ## everything, set-up included
+test: host-packages venv ext lint unit native package netns lab containerd ## everything, set-up included
 
 test-fast: venv ext lint unit ## what needs no root
 
