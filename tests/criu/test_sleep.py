@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -109,8 +110,8 @@ async def test_sigkill_asleep(make_box: MakeBox) -> None:
 
 def _inside(pid: int, cgroup_namespace: bool) -> dict[str, object]:
     """What must not change. New by nature: mnt, pid and time namespaces; with a cgroup namespace of
-    its own, that one, too. `runc restore` binds masked files to the host's /dev/null in place of
-    the container's, so of those mounts only the place is compared.
+    its own, that one, too. Masked files are bound to a null device in the image directory in place
+    of the container's, so of those mounts only the place is compared, and that none is the host's.
     """
     proc = Path(f"/proc/{pid}")
     names = ["ipc", "net", "uts", "user", *([] if cgroup_namespace else ["cgroup"])]
@@ -118,9 +119,12 @@ def _inside(pid: int, cgroup_namespace: bool) -> dict[str, object]:
     seen: dict[str, object] = {name: str((proc / "ns" / name).readlink()) for name in names}
     seen |= {key: status[key] for key in _STATUS if key in status}
     seen["mounts"] = sorted(
-        " ".join(fields[4:5] if fields[3] == "/null" else fields[3:])
+        " ".join(fields[4:5] if fields[3].endswith("/null") else fields[3:])
         for fields in map(str.split, (proc / "mountinfo").read_text().splitlines())
     )
+    masked = (proc / "root/proc/keys").stat()
+    seen["/proc/keys"] = masked.st_rdev
+    assert not os.path.samestat(masked, Path("/dev/null").stat())
     for name in ("cgroup", "limits", "oom_score_adj", "environ", "cmdline"):
         seen[name] = (proc / name).read_bytes()
     for line in (proc / "cgroup").read_text().splitlines():
