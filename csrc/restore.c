@@ -76,6 +76,7 @@ static int copy_command(const struct zp_command *from, struct zp_command *to)
 		r = copy_fd(from->stdio[i], &to->stdio[i]);
 	if (r < 0)
 		return r;
+	to->open_files = from->open_files;
 	setns = calloc(from->setns_count + 1, sizeof(*setns));
 	if (!setns)
 		return -ENOMEM;

@@ -6,7 +6,8 @@
  * The child runs in the parent's memory until exec, so it only makes system calls and writes one
  * int, the errno of what failed. All signals are blocked around vfork, so that no handler of the
  * parent runs in the child; the child's dispositions are a table of its own and are reset.
- * Every descriptor but 0, 1 and 2 is expected to be CLOEXEC.
+ * Every descriptor but 0, 1 and 2 is expected to be CLOEXEC. The soft limit of descriptors is
+ * lowered last: a shim raises its own, which is not what a container shall have.
  */
 #define _GNU_SOURCE
 #include "spawn.h"
@@ -16,6 +17,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -53,6 +55,18 @@ static void child_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+static int child_limit(rlim_t open_files)
+{
+	struct rlimit limit;
+
+	if (open_files == 0)
+		return 0;
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return -errno;
+	limit.rlim_cur = open_files < limit.rlim_max ? open_files : limit.rlim_max;
+	return setrlimit(RLIMIT_NOFILE, &limit) < 0 ? -errno : 0;
+}
+
 /* Runs in the child, in the parent's memory. Return: never on success, else -errno. */
 static int child_exec(const struct zp_command *command)
 {
@@ -68,6 +82,9 @@ static int child_exec(const struct zp_command *command)
 		return r;
 	if (chdir(command->cwd) < 0)
 		return -errno;
+	r = child_limit(command->open_files);
+	if (r < 0)
+		return r;
 	child_signals();
 	execvpe(command->argv[0], command->argv, command->envp);
 	return -errno;

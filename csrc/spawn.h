@@ -5,7 +5,10 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* What zp_spawn() starts. argv and envp end with NULL. stdio: -1 is /dev/null. */
+/*
+ * What zp_spawn() starts. argv and envp end with NULL. stdio: -1 is /dev/null. open_files: its soft
+ * limit of descriptors, 0 for ours.
+ */
 struct zp_command {
 	char *const *argv;
 	char *const *envp;
@@ -13,6 +16,7 @@ struct zp_command {
 	int stdio[3];
 	const int *setns;
 	size_t setns_count;
+	unsigned long open_files;
 };
 
 int zp_spawn(const struct zp_command *command, pid_t *ret_pid);

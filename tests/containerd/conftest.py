@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,14 +25,21 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session", name="node")
 def _node() -> Iterator[Node]:
-    """A node that ends with the session, also if the session is killed."""
+    """A node that ends with the session, also if the session is killed.
+
+    Its soft limit of open files is below the hard one, as systemd starts containerd.
+    """
     if os.geteuid():
         pytest.fail("tests/containerd needs root: it runs containers")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard // 2), hard))
     try:
         node.build()
         running = Node.start("pytest tests/containerd")
     except LabError as error:
         pytest.fail(str(error), pytrace=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     with running:
         yield running
 

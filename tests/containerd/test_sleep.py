@@ -136,3 +136,15 @@ def test_containerd_killed_while_asleep_changes_nothing(node: Node, make_pod: Ma
     assert pod.get()["count"] == 3
     assert app.exec("echo", "alive").stdout == b"alive\n"
     assert app.log()[-1].startswith("request 3 ")
+
+
+def test_the_shims_own_limits_are_not_the_containers(make_pod: MakePod) -> None:
+    """Of init and of an exec, before and after a sleep: as under the stock shim."""
+    stock = make_pod(handler="runc").containers[0]
+    pod = make_pod(annotations={"scaledown-duration": "300ms"})
+    app = pod.containers[0]
+    for _ in range(2):
+        for limits in ("/proc/1/limits", "/proc/self/limits"):
+            assert app.exec("cat", limits).stdout == stock.exec("cat", limits).stdout
+        app.wait_asleep()
+        pod.get()

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -122,6 +123,52 @@ static void what_fails_leaves_no_child(void)
 	CHECK(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
 }
 
+static void the_limit_of_open_files_is_what_was_asked_for(void)
+{
+	char *const argv[] = {"/bin/sh", "-c", "ulimit -Sn; ulimit -Hn", NULL};
+	char *const envp[] = {NULL};
+	struct zp_command command = {.argv = argv, .envp = envp, .cwd = "/", .stdio = {-1, 0, -1}};
+	struct rlimit before, raised, after;
+	struct zp_plan *plan = NULL;
+	char text[64], expected[64];
+	unsigned long asked;
+	pid_t pid;
+	int out[2], round, r;
+
+	CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+	raised = before;
+	raised.rlim_cur = raised.rlim_max;
+	CHECK(setrlimit(RLIMIT_NOFILE, &raised) == 0);
+	for (round = 0; round < 4;
+	     round++) { /* lowered by both ways, as ours, above the hard one */
+		asked = (unsigned long[]){111, 112, 0, raised.rlim_max + 1}[round];
+		command.open_files = asked;
+		r = pipe2(out, O_CLOEXEC);
+		command.stdio[1] = out[1];
+		if (r == 0 && round == 1) {
+			r = zp_plan_new(&command, NULL, &plan);
+			command.open_files = 0;
+			if (r == 0)
+				r = zp_plan_fire(plan, &pid);
+			zp_plan_unref(plan);
+		} else if (r == 0) {
+			r = zp_spawn(&command, &pid);
+		}
+		close(out[1]);
+		CHECK(r == 0);
+		wait_for(pid);
+		memset(text, 0, sizeof(text));
+		CHECK(read(out[0], text, sizeof(text) - 1) > 0);
+		close(out[0]);
+		snprintf(expected, sizeof(expected), "%lu\n%lu\n",
+			 round < 2 ? asked : (unsigned long)raised.rlim_max,
+			 (unsigned long)raised.rlim_max);
+		CHECK(strcmp(text, expected) == 0);
+	}
+	CHECK(getrlimit(RLIMIT_NOFILE, &after) == 0 && after.rlim_cur == raised.rlim_cur);
+	setrlimit(RLIMIT_NOFILE, &before);
+}
+
 static void a_plan_owns_copies(void)
 {
 	char word[] = "exit 7", sh[] = "/bin/sh", flag[] = "-c", home[] = "/";
@@ -173,6 +220,7 @@ void zp_tests_spawn(void)
 	RUN(stdio_may_be_any_mixture_of_low_descriptors);
 	RUN(signals_are_the_default);
 	RUN(what_fails_leaves_no_child);
+	RUN(the_limit_of_open_files_is_what_was_asked_for);
 	RUN(a_plan_owns_copies);
 	RUN(a_plan_of_a_closed_descriptor_is_refused);
 }

@@ -6,6 +6,7 @@ cdef extern from "spawn.h":
         int stdio[3]
         const int *setns
         size_t setns_count
+        unsigned long open_files
     int zp_spawn(const zp_command *command, int *ret_pid) nogil
 
 cdef class Command:

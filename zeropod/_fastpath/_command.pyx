@@ -4,6 +4,13 @@ from libc.stdlib cimport calloc, free
 
 import os
 
+cdef unsigned long _open_files = 0
+
+
+def set_open_files(unsigned long soft_limit):
+    global _open_files
+    _open_files = soft_limit
+
 
 cdef class Command:
     def __cinit__(self, argv, env, cwd, stdio, setns):
@@ -23,6 +30,7 @@ cdef class Command:
             self._setns[i] = fd
         self.c.setns = self._setns
         self.c.setns_count = len(setns)
+        self.c.open_files = _open_files
 
     def __dealloc__(self):
         free(<void *>self.c.argv)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import uvloop
 
+from zeropod._fastpath._command import set_open_files
 from zeropod.config import NodeSettings
 from zeropod.container.pod import Pod
 from zeropod.container.scaler import make_scaler
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 def serve(shim: Shim, ready: Callable[[], None]) -> None:
     """Serve until containerd asks for the end or a signal does."""
+    set_open_files(shim.open_files)
     os.environ["UV_USE_IO_URING"] = "0"  # rings and a kernel thread that nothing here needs
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)

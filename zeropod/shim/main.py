@@ -28,19 +28,23 @@ from zeropod.shim import bootstrap, delete, log, process
 from zeropod.shim.invocation import Channel, Invocation
 
 NAME: Final = "containerd-shim-zeropod-v2"
-_STRINGS: Final = 7
+_STRINGS: Final = 8
 _END: Final = b"\0end"
 
 
 @dataclass(frozen=True, slots=True)
 class Shim:
-    """What a shim knows of itself before it serves its first request."""
+    """What a shim knows of itself before it serves its first request.
+
+    ``open_files``: RLIMIT_NOFILE's soft limit of what it starts; its own is higher.
+    """
 
     id: str
     namespace: str
     group: str
     ttrpc_address: str
     socket: bootstrap.ShimSocket
+    open_files: int
 
 
 Serve: TypeAlias = Callable[[Shim, Callable[[], None]], None]
@@ -74,7 +78,7 @@ def run(connection: socket.socket, serve: Serve) -> int:
 def _become_shim(channel: Channel, data: bytes, descriptors: list[int], serve: Serve) -> int:
     listening, fifo = descriptors
     strings = os.fsdecode(data.removesuffix(_END)).split("\0")
-    id, namespace, group, ttrpc_address, path, answer, debug = strings[:_STRINGS]
+    id, namespace, group, ttrpc_address, path, answer, debug, open_files = strings[:_STRINGS]
     process.become_leader()
     log.set_up(fifo, debug=bool(debug), id=id, namespace=namespace)
     os.close(fifo)
@@ -82,7 +86,7 @@ def _become_shim(channel: Channel, data: bytes, descriptors: list[int], serve: S
         key, _, value = entry.partition("=")
         os.environ[key] = value
     claimed = bootstrap.ShimSocket(path, socket.socket(fileno=listening))
-    shim = Shim(id, namespace, group, ttrpc_address, claimed)
+    shim = Shim(id, namespace, group, ttrpc_address, claimed, int(open_files))
     try:
         serve(shim, lambda: channel.answer(answer.encode()))
     except Exception as error:
@@ -131,7 +135,7 @@ def _start(invocation: Invocation, channel: Channel, owner: int, result: socket.
         process.follow_oom_score(invocation.containerd_pid, owner)
         if cgroup:
             process.join_cgroup(cgroup, owner)
-        process.raise_file_limit(owner)
+        open_files = process.raise_file_limit(invocation.launcher_pid, owner)
         process.set_title(
             owner,
             NAME,
@@ -141,7 +145,7 @@ def _start(invocation: Invocation, channel: Channel, owner: int, result: socket.
         environ = {**invocation.environ, delete.SHIM_ENV: path.name}
         strings = (
             *(invocation.id, invocation.namespace, group, invocation.ttrpc_address, str(path)),
-            *(answer.decode(), "debug" if invocation.debug else ""),
+            *(answer.decode(), "debug" if invocation.debug else "", str(open_files)),
             *(f"{key}={value}" for key, value in environ.items()),
         )
         fifo = log.open_fifo(f"{invocation.bundle}/log")

@@ -51,10 +51,15 @@ def die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def raise_file_limit(pid: int) -> None:
-    """A thousand held connections need descriptors."""
+def raise_file_limit(model: int, pid: int) -> int:
+    """A thousand held connections need descriptors; what ``pid`` starts shall not have so many.
+
+    Returns the soft limit of ``model``, for those.
+    """
+    soft, _ = resource.prlimit(model, resource.RLIMIT_NOFILE)
     _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+    return soft if soft != resource.RLIM_INFINITY else hard
 
 
 def join_cgroup_of(model: int, pid: int) -> None:
