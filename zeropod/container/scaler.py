@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 _LOST_STATUS: Final = 128
 _SIGKILL: Final = 9
+_SIGTERM: Final = 15
 _HANDLERS_S: Final = 5.0
 _LOOK_S: Final = 0.01
 
@@ -124,6 +125,7 @@ class Scaler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiters: list[asyncio.Future[None]] = []
         self._signals = Dispositions()
+        self._settled_at = 0.0
         self._lost: RestoreFailed | None = None
 
     # -- verbs of the container ----------------------------------------------------------------
@@ -177,35 +179,31 @@ class Scaler:
         """
         while self.phase is Phase.DUMPING or (self.phase is Phase.WAKING and number != _SIGKILL):
             await self._next()
-        if self.phase is Phase.WAKING:
-            return self._exit_by(number) if await self._abandon() else None
-        if self.phase is not Phase.ASLEEP:
-            return None
         effect = self._signals.effect(number) if number > 0 else Effect.IGNORED
+        asleep = self.phase is Phase.ASLEEP
         settings = self._container.settings
-        if effect is Effect.HANDLED and not (
-            number == 15 and settings.stop_asleep is StopAsleep.DISCARD
-        ):
+        discard = asleep and number == _SIGTERM and settings.stop_asleep is StopAsleep.DISCARD
+        if effect is Effect.HANDLED and not discard:
             cause = f"signal {number}"
             with (
-                self.inhibit(cause, counts=True),
+                self.inhibit(cause, counts=asleep),
                 contextlib.suppress(RestoreFailed, FailedPrecondition),
             ):
                 await self.ensure_awake(cause)
                 await self._handles_signals()
             return None
-        if effect is Effect.IGNORED:
+        if self.phase in UP or (asleep and effect is Effect.IGNORED):
             return None
         return self._exit_by(number) if await self._abandon() else None
 
     async def _handles_signals(self) -> None:
         """Wait until init treats signals as the one that slept did, or for a bound.
 
-        A restored one does at once. One that was started afresh has to get there first: what comes
-        before is lost on the first process of a pid namespace.
+        A restored one does at once. One that was started afresh, by whatever has woken it, has to
+        get there first: what comes before is lost on the first process of a pid namespace.
         """
         with contextlib.suppress(OSError, TimeoutError):  # it has ended; it never will
-            async with asyncio.timeout(_HANDLERS_S):
+            async with asyncio.timeout_at(self._settled_at):
                 while (pid := self._container.init.live_pid) and self.phase in UP:
                     if Dispositions.of(pid) == self._signals:
                         return
@@ -358,6 +356,8 @@ class Scaler:
                 self._wake = None
                 self.counts["restore_errors"] += len(wake.errors)
                 self._close_plan()
+            if wake.state_lost or self.engine is self._fresh:
+                self._settled_at = self._loop.time() + _HANDLERS_S
             container.adopt(pid)
             container.move(Verb.AWAKE)
         if self._group is not None:

@@ -250,19 +250,41 @@ async def test_a_handled_signal_restores(rig: Rig) -> None:
     assert len(rig.group.fired) == 1
 
 
-async def test_a_signal_waits_for_the_handler_of_a_fresh_start(rig: Rig) -> None:
-    await rig.asleep()
-    rig.engine.ends = [RestoreFailed("broken")]
+@pytest.mark.parametrize("woken_by", ["the signal", "bad images", "a connection before"])
+async def test_a_signal_waits_for_the_handler_of_a_fresh_start(rig: Rig, woken_by: str) -> None:
     script = f"read x; {_TRAPS}; while read x; do :; done"
     with subprocess.Popen(["sh", "-c", script], stdin=-1) as process:  # noqa: ASYNC220
         assert process.stdin is not None
         rig.fresh.ends = [process.pid]
-        kill = asyncio.create_task(rig.scaler.kill_asleep(15))
-        await rig.until(Phase.AWAKE)
-        assert not (await asyncio.wait([kill], timeout=0.05))[0]
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        assert await kill is None
+        rig.engine.ends = [RestoreFailed("broken")]
+        if woken_by == "bad images":  # found when the plan is made: nobody has asked for anything
+            rig.engine.plan_error = Internal("bad")
+            rig.scaler.started()
+            await rig.until(Phase.WAKING)
+        else:
+            await rig.asleep()
+        with rig.scaler.inhibit("test"):
+            if woken_by == "a connection before":
+                rig.group.connection()
+                await rig.until(Phase.AWAKE)
+            kill = asyncio.create_task(rig.scaler.kill_asleep(15))
+            await rig.until(Phase.AWAKE)
+            assert not (await asyncio.wait([kill], timeout=0.05))[0]
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert await kill is None
+        process.kill()
+
+
+async def test_a_signal_does_not_wait_for_the_handlers_of_a_restored_app(rig: Rig) -> None:
+    """It may have others by now, which is its own affair."""
+    with subprocess.Popen(["sh", "-c", "read x"], stdin=-1) as process:  # noqa: ASYNC220
+        rig.engine.ends = [process.pid]
+        await rig.asleep()
+        with rig.scaler.inhibit("test"):
+            rig.group.connection()
+            await rig.until(Phase.AWAKE)
+            assert await asyncio.wait_for(rig.scaler.kill_asleep(15), 1) is None
         process.kill()
 
 
