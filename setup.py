@@ -190,7 +190,7 @@ class BuildPy(build_py):
 
     def find_data_files(self, package: str, src_dir: str) -> list[str]:
         found = super().find_data_files(package, src_dir)
-        return [name for name in found if name.endswith((".pyi", "py.typed"))]
+        return [name for name in found if name.endswith((".pyi", ".txt", "py.typed"))]
 
 
 class BuildScripts(build_scripts):
@@ -215,11 +215,15 @@ def extensions() -> list[Extension]:
         Extension(
             f"zeropod._fastpath.{path.stem}",
             [str(path.relative_to(ROOT)), *library],
-            include_dirs=["csrc", "bpf"],
+            include_dirs=["csrc", "bpf", "zeropod/_fastpath"],
             libraries=["bpf"],
             extra_compile_args=["-std=gnu11", "-O2", "-g0", "-fvisibility=hidden"],
             extra_link_args=["-Wl,--gc-sections", "-Wl,--as-needed", "-s"],
-            depends=[str(header) for header in (ROOT / "csrc").glob("*.h")],
+            depends=[
+                str(header)
+                for folder in ("csrc", "zeropod/_fastpath")
+                for header in (ROOT / folder).glob("*.h")
+            ],
         )
         for path in sorted((ROOT / "zeropod/_fastpath").glob("*.pyx"))
     ]

@@ -3,8 +3,7 @@
 One thread, no event loop, no connection of its own: it accepts, checks that the peer is root,
 forks and forgets. The child alone talks to the launcher, so that killing the zygote at any moment
 harms no start. It ends with the containerd that it was started for, or when its socket is taken
-away because another build has come. Its objects are frozen out of the garbage collector, whose
-marks would otherwise unshare every page.
+away because another build has come. What keeps its memory shared is in `sharing.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Final
 
 from zeropod.shim import process
 from zeropod.shim.main import Serve, run
+from zeropod.shim.sharing import share
 
 _IN_DELETE: Final = 0x200
 _IN_MOVED: Final = 0xC0
@@ -34,8 +34,7 @@ def serve_forks(listening: socket.socket, parent_pidfd: int, path: Path, serve: 
         poll = select.poll()
         for descriptor in (listening.fileno(), parent_pidfd, watch.fileno()):
             poll.register(descriptor, select.POLLIN)
-        gc.collect()
-        gc.freeze()
+        share()
         while True:
             ready = {descriptor for descriptor, _ in poll.poll()}
             if listening.fileno() in ready and _fork(listening, serve):
