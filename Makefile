@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 SOURCES := zeropod lab tests benchmarks setup.py
 C_SOURCES = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns runtime \
+.PHONY: help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns \
 	criu package containerd bench wheel clean format
 
 help: ## list the targets
@@ -40,7 +40,7 @@ lab-shell: lab ## a shell in the running node, with ctr and our commands in PATH
 demo: lab ## show a container that sleeps and wakes (KEEP=1 leaves it running)
 	@$(BIN)/python -m lab.demo $(if $(KEEP),--keep)
 
-test: host-packages venv ext lint unit native package netns lab containerd ## everything, set-up included
+test: host-packages venv ext lint unit native package netns lab criu containerd ## everything, set-up included
 
 test-fast: venv ext lint unit ## what needs no root
 
@@ -64,9 +64,6 @@ native: ## the C library's own tests under ASan and UBSan
 
 netns: ext ## BPF and activator in network namespaces of their own (root)
 	$(PYTEST) tests/netns
-
-runtime: ext lab ## containers by runc (root)
-	$(PYTEST) tests/runtime
 
 criu: ext lab ## checkpoints and restores by runc and CRIU (root)
 	$(PYTEST) tests/criu

@@ -10,7 +10,10 @@ from lab import waiting
 from lab.node import Node
 
 _TIMEOUT_S = 30.0
-_REQUEST = "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+_REQUEST = "GET / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n"
+_USER = "benchmark"
+PROBE = "kube-probe/1.33"
+"""The User-Agent of a kubelet's HTTP probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +34,14 @@ class Answer:
         return found
 
 
-def get(node: Node, address: str, port: int) -> Answer:
+def get(node: Node, address: str, port: int, *, agent: str = _USER, status: int = 200) -> Answer:
     """One request from the node to a pod's IPv4 address, over a connection of its own.
 
     Raises:
         OSError: the connection failed.
-        ValueError: the reply is not 200.
+        ValueError: the reply's status is another.
     """
-    request = _REQUEST.format(host=address).encode()
+    request = _REQUEST.format(host=address, agent=agent).encode()
     with node.tcp_socket() as connection:
         connection.settimeout(_TIMEOUT_S)
         begin_ns = time.monotonic_ns()
@@ -49,9 +52,9 @@ def get(node: Node, address: str, port: int) -> Answer:
         while part := connection.recv(65536):
             reply += part
     head, _, body = reply.partition(b"\r\n\r\n")
-    status = head.partition(b"\r\n")[0]
-    if b" 200 " not in status:
-        raise ValueError(f"{address}:{port} answered {status.decode(errors='replace')!r}")
+    line = head.partition(b"\r\n")[0]
+    if f" {status} ".encode() not in line:
+        raise ValueError(f"{address}:{port} answered {line.decode(errors='replace')!r}")
     return Answer(begin_ns, first_byte_ns, body)
 
 
