@@ -28,7 +28,7 @@ ABOUT = "memory per sleeping pod, beside the stock shim's (rounds: pods)"
 ROUNDS = 20
 WAKES = 5
 BOUND = 3_000_000
-"""What the private memory of a pod that slept once is held against, in bytes."""
+"""What the private memory of a sleeping pod is held against, in bytes."""
 
 _IN_MEMORY = ("tmpfs", "ramfs")
 
@@ -206,8 +206,8 @@ def run(node: Node, rounds: int) -> Report:
             f"zygote, once per node: {show.size(processes.private_bytes(zygote))} private, "
             f"{show.size(processes.proportional_bytes(zygote))} PSS"
         )
-    private = columns["asleep"].total
-    verdict = "met" if private <= BOUND else "not met"
+    first, later = (column.total for column in columns.values())
+    verdict = "met" if max(first, later) <= BOUND else "not met"
     before = cgroups.processes()
     with ExitStack() as stack:
         made = [stack.enter_context(pods.pod(node, NGINX, handler="runc")) for _ in range(rounds)]
@@ -216,7 +216,8 @@ def run(node: Node, rounds: int) -> Report:
         f"memory: {rounds} sleeping pods of nginx",
         [_table(columns)],
         notes=[
-            f"private memory asleep: {private / 1e6:.1f} MB, bound {BOUND / 1e6:.1f} MB: {verdict}",
+            f"private memory asleep: {first / 1e6:.2f} MB, after {WAKES} wake-ups "
+            f"{later / 1e6:.2f} MB, bound {BOUND / 1e6:.1f} MB: {verdict}",
             zygote_text,
             f"images lie on {kind}",
         ],

@@ -32,11 +32,10 @@ _RUNS: Final = 4  # until the interpreter has specialized a function, 3.13: 2
 def share() -> None:
     """To be called after everything is imported and before the first fork."""
     _let_pathlib_intern_nothing()
-    gc.collect()
-    _heap.fill()
     _gather(_layout())
     _use_types()
     _use_modules()
+    gc.collect()
     _heap.immortalize([*gc.get_objects(), *_types()])
     gc.collect()
     gc.freeze()
@@ -49,13 +48,18 @@ def _layout() -> frozenset[str]:
 
 def _gather(layout: frozenset[str]) -> None:
     """Give these functions copies of their code, which so lie side by side."""
-    old = []  # kept until the end: a copy would go where the one before it has lain
-    for function in gc.get_objects():
-        if type(function) is FunctionType:
-            module = function.__globals__.get("__name__")
-            if _listed(function.__code__, module, layout):
-                old.append(function.__code__)
-                function.__code__ = _copied(function.__code__, module, layout)
+    functions = [object for object in gc.get_objects() if type(object) is FunctionType]
+    found = [
+        (function, function.__code__, module)
+        for function in functions
+        if _listed(function.__code__, module := function.__globals__.get("__name__"), layout)
+    ]
+    for _, code, module in found:
+        _copied(code, module, layout)  # code keeps what a copy needs of it: not between the copies
+    gc.collect()
+    _heap.fill()
+    for function, code, module in found:
+        function.__code__ = _copied(code, module, layout)
 
 
 def _listed(code: CodeType, module: object, layout: frozenset[str]) -> bool:
