@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from lab import kernel, tools
-from lab.paths import TOOLS
+from lab.paths import CHECKOUT, TOOLS
 from zeropod._fastpath._netns import socket_in
 from zeropod.config import NodeSettings
 from zeropod.container.container import Container, CreateRequest
@@ -40,6 +40,21 @@ _CGROUP = f"zeropod-test-{os.getpid()}"
 _SANDBOX = "ip link set lo up; echo; exec sleep infinity"
 
 
+@contextlib.contextmanager
+def _kept(directory: Path) -> Iterator[None]:
+    """It is where it was afterwards, also if what it is in was mounted over."""
+    inside = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            source = f"/proc/{os.getpid()}/fd/{inside}"
+            subprocess.run(["mount", "--no-canonicalize", "--rbind", source, directory], check=True)
+            os.chdir(directory)
+    finally:
+        os.close(inside)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _machine() -> Iterator[None]:
     if os.geteuid():
@@ -48,7 +63,8 @@ def _machine() -> Iterator[None]:
     kernel.unshare(kernel.CLONE_NEWNS)
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     for directory in ("/run", "/tmp"):  # /tmp: CRIU's directories there are counted
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory], check=True)
+        with _kept(CHECKOUT):  # which may lie there
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory], check=True)
     kernel.become_subreaper()
     os.environ["PATH"] = f"{TOOLS / 'bin'}:{os.environ['PATH']}"
     yield
