@@ -34,7 +34,7 @@ wheel: venv ## build the wheel into dist/
 lab: host-packages venv ## build the throw-away node below .lab/
 	@$(BIN)/python -m lab build
 
-lab-shell: lab ## a shell in the running node, with ctr and our commands in PATH
+lab-shell: lab ## a shell on the node (one is started if none runs), with ctr and our commands
 	@$(BIN)/python -m lab shell
 
 demo: lab ## show a container that sleeps and wakes (KEEP=1 leaves it running)
@@ -81,4 +81,4 @@ clean: ## remove all that was built, the node included
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m lab clean; fi
 	rm -rf build dist *.egg-info .lab $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find zeropod -name '*.so' -delete
-	rm -f zeropod/_build_info.py zeropod/_fastpath/*.c zeropod/_fastpath/*.o
+	rm -rf zeropod/_build_info.py zeropod/_fastpath/*.c zeropod/_fastpath/*.o zeropod/_fastpath/bin

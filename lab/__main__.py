@@ -13,7 +13,7 @@ _COMMANDS = {
     "build": "make what a node needs: tools, images, the wheel of this checkout",
     "up": "build what is missing, start a node and leave it running",
     "down": "stop the node that was left running",
-    "shell": "open a shell on the running node, with ctr and our commands",
+    "shell": "open a shell on the node, with ctr and our commands; without one, start one for it",
     "status": "say what is built and what runs",
     "clean": "stop the node and remove everything that the lab made",
 }
@@ -31,6 +31,15 @@ def _up() -> None:
 
 def _down() -> None:
     say("node: stopped" if node.stop_running() else "no node was running")
+
+
+def _shell() -> int:
+    if holder(paths.LOCK) is not None:
+        return node.Node.attach().shell()
+    node.build()
+    with node.Node.start("lab shell") as running:
+        say("this node ends with the shell")
+        return running.shell()
 
 
 def _status() -> None:
@@ -64,7 +73,7 @@ def main() -> int:
     command = parser.parse_args().command
     try:
         if command == "shell":
-            return node.Node.attach().shell()
+            return _shell()
         actions = {
             "build": node.build, "up": _up, "down": _down, "status": _status, "clean": _clean,
         }  # fmt: skip

@@ -87,7 +87,7 @@ class Node:
     def attach(cls) -> Node:
         """The node that is running. Raises LabError where there is none."""
         if holder(paths.LOCK) is None or not keeper.RECORD.exists():
-            raise LabError("no node is running: `python -m lab up` starts one")
+            raise LabError("no node is running: `python -m lab up` starts one that stays")
         return cls(int(json.loads(keeper.RECORD.read_text())["keeper"]), None)
 
     def __enter__(self) -> Node:

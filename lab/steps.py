@@ -47,7 +47,7 @@ def run(
     """
     try:
         done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:  # a folder of PATH that is not ours
         raise LabError(
             f"{argv[0]}: not found; lab/install-host-packages.sh installs what the lab needs"
         ) from error
