@@ -16,26 +16,19 @@ import contextlib
 import logging
 import os
 import signal as signals
-import time
 from dataclasses import dataclass
-from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zeropod.config import CRI_CONTAINER_NAME, CRI_CONTAINER_TYPE, Settings
+from zeropod.config import CRI_CONTAINER_NAME, Settings
 from zeropod.container import events
+from zeropod.container.eligible import why_unscaled
 from zeropod.container.events import Stdio
-from zeropod.container.process import Exec, Init, Process
+from zeropod.container.execs import Execs
+from zeropod.container.process import Init, Process, ProcessInfo, ProcessStatus, Status
 from zeropod.container.state import State, Verb, move
 from zeropod.container.stats import Meter, Usage
 from zeropod.container.stdio import ProcessIO
-from zeropod.errors import (
-    AlreadyExists,
-    DeadlineExceeded,
-    FailedPrecondition,
-    NotFound,
-    RuntimeFailed,
-)
+from zeropod.errors import DeadlineExceeded, NotFound, RuntimeFailed
 from zeropod.oci.bundle import Bundle
 from zeropod.oci.mounts import Mount, mount_all, unmount_all
 from zeropod.oci.reaper import Exit
@@ -47,14 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Status(Enum):
-    """What containerd is told."""
-
-    CREATED = "created"
-    RUNNING = "running"
-    STOPPED = "stopped"
-
-
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
     """What containerd asks for."""
@@ -64,25 +49,6 @@ class CreateRequest:
     stdio: Stdio
     options: RuntimeOptions
     rootfs: tuple[Mount, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessStatus:
-    id: str
-    exec_id: str
-    bundle: str
-    pid: int
-    status: Status
-    stdio: Stdio
-    exit: Exit | None
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessInfo:
-    """A process of the container; ``exec_id`` where it is an exec's, else ""."""
-
-    pid: int
-    exec_id: str = ""
 
 
 class Container:
@@ -99,12 +65,12 @@ class Container:
         self.state_now = State.CREATED
         self.lock = asyncio.Lock()
         self.meter = Meter()
-        self.scaling_off_reason = _why_unscaled(self.bundle, settings)
+        self.scaling_off_reason = why_unscaled(self.bundle, settings)
         self.scaler = None
         if pod.make_scaler is not None and not self.scaling_off_reason:
             self.scaler = pod.make_scaler(self)
         self._rootfs = request.rootfs
-        self._execs: dict[str, Exec] = {}
+        self.execs = Execs(self)
         self._held_exit: tuple[int, Exit] | None = None
         self._starting = False
 
@@ -144,7 +110,7 @@ class Container:
             pid_file=self.bundle.path / "init.pid",
             stdio=self.init.io.child_fds,
         )
-        self._emit(
+        self.emit(
             events.Created(self.id, str(self.bundle.path), pid, self.init.stdio, self._rootfs)
         )
         self._runs_as(pid)
@@ -162,7 +128,7 @@ class Container:
     async def start(self, exec_id: str = "") -> int:
         """Start init or an exec. Returns its pid."""
         if exec_id:
-            return await self._start_exec(self._exec(exec_id))
+            return await self.execs.start(exec_id)
         async with self.lock:
             after = move(self.state_now, Verb.START, self.id)
             self._starting = True
@@ -173,7 +139,7 @@ class Container:
                 raise
             finally:
                 self._starting = False
-            self._emit(events.Started(self.id, self.init.pid))
+            self.emit(events.Started(self.id, self.init.pid))
             if self.state_now is State.CREATED:
                 self.state_now = after
             self.meter.begin(self.init.pid)
@@ -185,15 +151,12 @@ class Container:
     async def add_exec(self, exec_id: str, process_json: bytes, stdio: Stdio) -> None:
         """Remember an exec; `start` runs it."""
         move(self.state_now, Verb.EXEC, self.id)
-        if exec_id in self._execs:
-            raise AlreadyExists(f"exec {exec_id} in container {self.id} already exists")
-        self._execs[exec_id] = Exec(exec_id, stdio, self.pod.loop, process_json)
-        self._emit(events.ExecAdded(self.id, exec_id))
+        self.execs.add(exec_id, process_json, stdio)
 
     async def kill(self, signal: int, *, exec_id: str = "", all: bool = False) -> None:
         """Send a signal. Asleep, it may wake the container first, or end it (see the scaler)."""
         if exec_id:
-            self._kill_exec(self._exec(exec_id), signal)
+            self.execs.kill(exec_id, signal)
             return
         move(self.state_now, Verb.KILL, self.id)
         if self.scaler is not None:
@@ -210,7 +173,7 @@ class Container:
     async def delete(self, exec_id: str = "") -> events.Deleted:
         """Take away what has ended: an exec, or the container with all it has."""
         if exec_id:
-            return await self._delete_exec(self._exec(exec_id))
+            return self.execs.delete(exec_id)
         async with self.lock:
             move(self.state_now, Verb.DELETE, self.id)
             if self.state_now is State.CREATED:
@@ -221,17 +184,17 @@ class Container:
             if self.scaler is not None:
                 await self.scaler.close()
             await self.runtime.delete(self.id, self.bundle.path)
-            for process in (*self._execs.values(), self.init):
-                _close_io(process)
+            for process in (*self.execs, self.init):
+                process.close_io()
             unmount_all(self.bundle.rootfs)
             self.init.reap(self.reaper)
             self.state_now = after
             gone = events.Deleted(self.id, self.id, self.init.pid, exit)
-            self._emit(gone)
+            self.emit(gone)
             return gone
 
     def state(self, exec_id: str = "") -> ProcessStatus:
-        process: Process = self._exec(exec_id) if exec_id else self.init
+        process = self._process(exec_id)
         if process.exit is not None:
             status = Status.STOPPED
         elif exec_id:
@@ -250,11 +213,11 @@ class Container:
 
     async def wait(self, exec_id: str = "") -> Exit:
         """Returns at the real end only, never at a scale-down."""
-        return await (self._exec(exec_id) if exec_id else self.init).wait()
+        return await self._process(exec_id).wait()
 
     async def pids(self) -> list[ProcessInfo]:
         """All processes of the container; asleep, the first pid alone."""
-        by_pid = {exec.pid: exec.id for exec in self._execs.values() if exec.pid}
+        by_pid = {exec.pid: exec.id for exec in self.execs if exec.pid}
         found = self.meter.cgroups.processes() if self.meter.cgroups else set()
         if self.state_now is not State.RUNNING or not found:
             return [ProcessInfo(self.init.pid)]
@@ -267,7 +230,7 @@ class Container:
 
     async def close_io(self, exec_id: str = "") -> None:
         """End of file on stdin."""
-        process: Process = self._exec(exec_id) if exec_id else self.init
+        process = self._process(exec_id)
         if process.io is not None:
             process.io.close_stdin()
 
@@ -275,8 +238,8 @@ class Container:
         """The shim ends: let go of descriptors and tasks, touch nothing else."""
         if self.scaler is not None:
             await self.scaler.close()
-        for process in (*self._execs.values(), self.init):
-            _close_io(process)
+        for process in (*self.execs, self.init):
+            process.close_io()
 
     # -- what the scaler needs -----------------------------------------------------------------
 
@@ -348,9 +311,9 @@ class Container:
             async with self.lock:  # an exec that is being started is one of them
                 with contextlib.suppress(NotFound):
                     await self._kill_leftovers()
-        for exec in tuple(self._execs.values()):
+        for exec in self.execs:
             await exec.told()
-        await self._finish(self.init, exit)
+        await self.finish(self.init, exit)
 
     async def _kill_leftovers(self) -> None:
         try:
@@ -366,120 +329,15 @@ class Container:
             with contextlib.suppress(ProcessLookupError):  # the runtime may not know it any more
                 os.kill(pid, signals.SIGKILL)
 
-    async def _finish(self, process: Process, exit: Exit) -> None:
+    async def finish(self, process: Process, exit: Exit) -> None:
         """All output first, then the news, as containerd reads them."""
         if process.io is not None:
             await process.io.finish()
         if process.set_exit(exit):
-            self._emit(events.Exited(self.id, process.id, process.pid, exit))
+            self.emit(events.Exited(self.id, process.id, process.pid, exit))
 
-    async def _start_exec(self, exec: Exec) -> int:
-        if exec.over is not None:
-            raise FailedPrecondition(f"exec {exec.id} in container {self.id} was started before")
-        exec.over = self.pod.loop.create_future()
-        hold = contextlib.ExitStack()
-        try:
-            if self.scaler is not None:
-                hold.enter_context(self.scaler.inhibit(f"exec {exec.id}"))
-                await self.scaler.ensure_awake(f"exec {exec.id}")
-            async with self.lock:
-                move(self.state_now, Verb.EXEC, self.id)
-                pid = await self._run_exec(exec)
-                exec.pid = pid
-                self._emit(events.ExecStarted(self.id, exec.id, pid))
-        except BaseException:
-            exec.over.set_result(None)
-            exec.over = None
-            hold.close()
-            if exec.io is not None:
-                exec.io.close()
-                exec.io = None
-            raise
-        exec.release = hold.close
-        self.reaper.watch(pid).add_done_callback(lambda done: self._exec_ended(exec, done))
-        return pid
+    def _process(self, exec_id: str) -> Process:
+        return self.execs.get(exec_id) if exec_id else self.init
 
-    async def _run_exec(self, exec: Exec) -> int:
-        exec.io = ProcessIO(self.pod.loop, exec.stdio, keep=False)
-        spec, pid_file = (self.bundle.path / f"{exec.id}.{kind}" for kind in ("json", "pid"))
-        try:
-            spec.write_bytes(exec.spec)
-            pid = await self.runtime.exec(
-                self.id, self.bundle.path, spec, pid_file=pid_file, stdio=exec.io.child_fds
-            )
-        finally:
-            spec.unlink(missing_ok=True)
-            pid_file.unlink(missing_ok=True)
-        exec.io.started()
-        return pid
-
-    def _exec_ended(self, exec: Exec, done: asyncio.Future[Exit]) -> None:
-        if done.cancelled():
-            return
-        exit = done.result()
-        self.reaper.reap(exec.pid)
-        if exec.release is not None:
-            exec.release()
-        end = self._end_exec(exec, exit)
-        self.pod.own(self.pod.loop.create_task(end, name=f"exit {self.id} {exec.id}"))
-
-    async def _end_exec(self, exec: Exec, exit: Exit) -> None:
-        assert exec.over is not None
-        try:
-            await self._finish(exec, exit)
-        finally:
-            exec.over.set_result(None)
-
-    def _kill_exec(self, exec: Exec, signal: int) -> None:
-        if not exec.pid or exec.exit is not None:
-            raise NotFound(f"exec {exec.id} in container {self.id}: process already finished")
-        try:
-            os.kill(exec.pid, signals.Signals(signal) if signal in _KNOWN else signal)
-        except ProcessLookupError as error:
-            text = f"exec {exec.id} in container {self.id}: process already finished"
-            raise NotFound(text) from error
-
-    async def _delete_exec(self, exec: Exec) -> events.Deleted:
-        if exec.pid and exec.exit is None:
-            raise FailedPrecondition(f"cannot delete a running exec {exec.id} in {self.id}")
-        _close_io(exec)
-        del self._execs[exec.id]
-        exit = exec.exit or Exit(0, time.time_ns())
-        gone = events.Deleted(self.id, exec.id, exec.pid, exit)
-        self._emit(gone)
-        return gone
-
-    def _exec(self, exec_id: str) -> Exec:
-        try:
-            return self._execs[exec_id]
-        except KeyError:
-            raise NotFound(f"exec {exec_id} in container {self.id} does not exist") from None
-
-    def _emit(self, event: events.Event) -> None:
+    def emit(self, event: events.Event) -> None:
         self.pod.emit(event)
-
-
-_KNOWN = frozenset(int(signal) for signal in signals.Signals)
-
-
-def _close_io(process: Process) -> None:
-    if process.io is not None:
-        process.io.close()
-
-
-def _why_unscaled(bundle: Bundle, settings: Settings) -> str:
-    """Why a container never sleeps; "" when it may."""
-    if bundle.annotations.get(CRI_CONTAINER_TYPE) == "sandbox":
-        return "it is the pod's sandbox"
-    if not settings.enabled:
-        return "container-names does not name it"
-    if not settings.scales:
-        return "scaledown-duration is 0"
-    network = bundle.namespace_path("network")
-    if network is None:
-        return "it has the host's network"
-    if not network and not Path("/proc/self/ns/net").exists():
-        return "its network namespace cannot be found"
-    if (bundle.config.get("process") or {}).get("terminal"):
-        return "it has a terminal"
-    return ""

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 
 from zeropod.container.events import Stdio
 from zeropod.container.stdio import ProcessIO
 from zeropod.oci.reaper import Exit, Reaper
 
-OnExit = Callable[[int, Exit], Awaitable[None]]
+
+class Status(Enum):
+    """What containerd is told."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    id: str
+    exec_id: str
+    bundle: str
+    pid: int
+    status: Status
+    stdio: Stdio
+    exit: Exit | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """A process of the container; ``exec_id`` where it is an exec's, else ""."""
+
+    pid: int
+    exec_id: str = ""
 
 
 class Process:
@@ -39,6 +66,11 @@ class Process:
     async def wait(self) -> Exit:
         """Returns at the real end only."""
         return await asyncio.shield(self._exited)
+
+    def close_io(self) -> None:
+        """Close its stdio at once. Idempotent."""
+        if self.io is not None:
+            self.io.close()
 
 
 class Init(Process):
@@ -79,16 +111,20 @@ class Exec(Process):
     """Another process in the container.
 
     ``spec`` is its OCI process, as JSON. ``over`` is done when its exit has been told, or its start
-    has failed; None before it is started.
+    has failed; None before it is started. ``live_pid`` is 0 where there is nothing to signal.
     """
 
-    __slots__ = ("over", "release", "spec")
+    __slots__ = ("live_pid", "over", "release", "spec")
 
     def __init__(self, id: str, stdio: Stdio, loop: asyncio.AbstractEventLoop, spec: bytes) -> None:
         super().__init__(id, stdio, loop)
         self.spec = spec
+        self.live_pid = 0
         self.over: asyncio.Future[None] | None = None
         self.release: Callable[[], None] | None = None
+
+    def runs_as(self, pid: int) -> None:
+        self.pid = self.live_pid = pid
 
     async def told(self) -> None:
         """Returns when there is no exit of it that is still to be told."""

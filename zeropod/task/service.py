@@ -17,9 +17,10 @@ from google.protobuf.empty_pb2 import Empty
 from zeropod.api import task_pb2 as pb
 from zeropod.api import task_types_pb2 as types
 from zeropod.api.runc_options_pb2 import ProcessDetails
-from zeropod.container.container import Container, CreateRequest, ProcessInfo, Status
+from zeropod.container.container import Container, CreateRequest
 from zeropod.container.events import Stdio
 from zeropod.container.pod import Pod
+from zeropod.container.process import ProcessInfo, Status
 from zeropod.errors import InvalidArgument, NotFound, Unimplemented
 from zeropod.oci.mounts import Mount
 from zeropod.task import metrics, options

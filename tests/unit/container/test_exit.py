@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.container.conftest import Make
-from zeropod.container.container import Status
 from zeropod.container.events import Deleted, Exited
+from zeropod.container.process import Status
 from zeropod.container.state import State
 from zeropod.errors import IllegalTransition, NotFound
 

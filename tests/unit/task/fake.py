@@ -6,15 +6,10 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from zeropod.container.container import (
-    Container,
-    CreateRequest,
-    ProcessInfo,
-    ProcessStatus,
-    Status,
-)
+from zeropod.container.container import Container, CreateRequest
 from zeropod.container.events import Deleted, Stdio
 from zeropod.container.pod import Pod
+from zeropod.container.process import ProcessInfo, ProcessStatus, Status
 from zeropod.container.stats import Usage
 from zeropod.errors import NotFound
 from zeropod.oci.reaper import Exit

@@ -1,0 +1,26 @@
+"""Which containers may sleep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zeropod.config import CRI_CONTAINER_TYPE, Settings
+from zeropod.oci.bundle import Bundle
+
+
+def why_unscaled(bundle: Bundle, settings: Settings) -> str:
+    """Why a container never sleeps; "" when it may."""
+    if bundle.annotations.get(CRI_CONTAINER_TYPE) == "sandbox":
+        return "it is the pod's sandbox"
+    if not settings.enabled:
+        return "container-names does not name it"
+    if not settings.scales:
+        return "scaledown-duration is 0"
+    network = bundle.namespace_path("network")
+    if network is None:
+        return "it has the host's network"
+    if not network and not Path("/proc/self/ns/net").exists():
+        return "its network namespace cannot be found"
+    if (bundle.config.get("process") or {}).get("terminal"):
+        return "it has a terminal"
+    return ""

@@ -1,0 +1,145 @@
+"""The other processes that containerd runs in a container.
+
+An exec's life: added (a spec, nothing runs) → starting → runs → ended, its exit told → deleted. One
+that fails to start is as it was added. While one runs its container does not fall asleep; it is
+woken first, and the container's lock keeps the dump and the start of an exec apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from zeropod.container import events
+from zeropod.container.events import Stdio
+from zeropod.container.process import Exec
+from zeropod.container.state import Verb, move
+from zeropod.container.stdio import ProcessIO
+from zeropod.errors import AlreadyExists, FailedPrecondition, NotFound
+from zeropod.oci.reaper import Exit
+
+if TYPE_CHECKING:
+    from zeropod.container.container import Container
+
+
+class Execs:
+    """Those of one container, by their ids."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._execs: dict[str, Exec] = {}
+
+    def __iter__(self) -> Iterator[Exec]:
+        """Those there are now; they may change meanwhile."""
+        return iter(tuple(self._execs.values()))
+
+    def get(self, exec_id: str) -> Exec:
+        """Raises NotFound."""
+        try:
+            return self._execs[exec_id]
+        except KeyError:
+            raise NotFound(
+                f"exec {exec_id} in container {self._container.id} does not exist"
+            ) from None
+
+    def add(self, exec_id: str, process_json: bytes, stdio: Stdio) -> None:
+        """Remember one. Raises AlreadyExists."""
+        container = self._container
+        if exec_id in self._execs:
+            raise AlreadyExists(f"exec {exec_id} in container {container.id} already exists")
+        self._execs[exec_id] = Exec(exec_id, stdio, container.pod.loop, process_json)
+        container.emit(events.ExecAdded(container.id, exec_id))
+
+    async def start(self, exec_id: str) -> int:
+        """Wake the container where it sleeps, and run the exec. Returns its pid."""
+        container, exec = self._container, self.get(exec_id)
+        if exec.over is not None:
+            text = f"exec {exec.id} in container {container.id} was started before"
+            raise FailedPrecondition(text)
+        exec.over = container.pod.loop.create_future()
+        hold = contextlib.ExitStack()
+        try:
+            if container.scaler is not None:
+                cause = f"exec {exec.id}"
+                hold.enter_context(container.scaler.inhibit(cause))
+                await container.scaler.ensure_awake(cause)
+            async with container.lock:
+                move(container.state_now, Verb.EXEC, container.id)
+                pid = await self._run(exec)
+                exec.runs_as(pid)
+                container.emit(events.ExecStarted(container.id, exec.id, pid))
+        except BaseException:
+            exec.over.set_result(None)
+            exec.over = None
+            hold.close()
+            exec.close_io()
+            exec.io = None
+            raise
+        exec.release = hold.close
+        container.reaper.watch(pid).add_done_callback(lambda done: self._ended(exec, done))
+        return pid
+
+    def kill(self, exec_id: str, signal: int) -> None:
+        """Raises NotFound for one that does not run."""
+        exec = self.get(exec_id)
+        gone = f"exec {exec.id} in container {self._container.id}: process already finished"
+        if not exec.live_pid:
+            raise NotFound(gone)
+        try:
+            os.kill(exec.live_pid, signal)
+        except ProcessLookupError as error:
+            raise NotFound(gone) from error
+
+    def delete(self, exec_id: str) -> events.Deleted:
+        """Forget one that has ended, or never ran."""
+        container, exec = self._container, self.get(exec_id)
+        if exec.over is not None and exec.exit is None:
+            text = f"cannot delete a running exec {exec.id} in container {container.id}"
+            raise FailedPrecondition(text)
+        exec.close_io()
+        del self._execs[exec.id]
+        exit = exec.exit or Exit(0, time.time_ns())
+        gone = events.Deleted(container.id, exec.id, exec.pid, exit)
+        container.emit(gone)
+        return gone
+
+    async def _run(self, exec: Exec) -> int:
+        container = self._container
+        exec.io = ProcessIO(container.pod.loop, exec.stdio, keep=False)
+        spec, pid_file = (container.bundle.path / f"{exec.id}.{kind}" for kind in ("json", "pid"))
+        try:
+            spec.write_bytes(exec.spec)
+            pid = await container.runtime.exec(
+                container.id,
+                container.bundle.path,
+                spec,
+                pid_file=pid_file,
+                stdio=exec.io.child_fds,
+            )
+        finally:
+            spec.unlink(missing_ok=True)
+            pid_file.unlink(missing_ok=True)
+        exec.io.started()
+        return pid
+
+    def _ended(self, exec: Exec, done: asyncio.Future[Exit]) -> None:
+        if done.cancelled():
+            return
+        container, exit = self._container, done.result()
+        container.reaper.reap(exec.pid)
+        exec.live_pid = 0  # its number may be another's from now on
+        if exec.release is not None:
+            exec.release()
+        end = self._tell(exec, exit)
+        container.pod.own(container.pod.loop.create_task(end, name=f"exit {exec.id}"))
+
+    async def _tell(self, exec: Exec, exit: Exit) -> None:
+        assert exec.over is not None
+        try:
+            await self._container.finish(exec, exit)
+        finally:
+            exec.over.set_result(None)
