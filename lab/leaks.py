@@ -22,6 +22,8 @@ Things = Counter[str]
 _FOLDERS = ("/run", "/var/lib/zeropod", "/var/lib/cni", "/var/log/pods")
 _STAYS = ("/run/cni/lab/last_reserved_ip", "/run/criu.kdat")
 """Made at first use, whoever uses it: the counter of addresses, CRIU's kernel feature tests."""
+_FOLDER_STAYS = "/run/containerd/fifo"
+"""Likewise, by `ctr`; what is in it must not stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,5 +160,6 @@ def _files(node: Node) -> Iterator[str]:
         for parent, folders, names in os.walk(node.path(folder)):
             inside = f"/{Path(parent).relative_to(root)}"
             for name in (*folders, *names):
-                if not f"{inside}/{name}".startswith(_STAYS):
-                    yield f"{inside}/{name}"
+                found = f"{inside}/{name}"
+                if not found.startswith(_STAYS) and found != _FOLDER_STAYS:
+                    yield found

@@ -185,3 +185,66 @@ class TaskExecStarted(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["container_id", b"container_id", "exec_id", b"exec_id", "pid", b"pid"]) -> None: ...
 
 global___TaskExecStarted = TaskExecStarted
+
+@typing.final
+class TaskPaused(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONTAINER_ID_FIELD_NUMBER: builtins.int
+    container_id: builtins.str
+    def __init__(
+        self,
+        *,
+        container_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["container_id", b"container_id"]) -> None: ...
+
+global___TaskPaused = TaskPaused
+
+@typing.final
+class TaskResumed(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONTAINER_ID_FIELD_NUMBER: builtins.int
+    container_id: builtins.str
+    def __init__(
+        self,
+        *,
+        container_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["container_id", b"container_id"]) -> None: ...
+
+global___TaskResumed = TaskResumed
+
+@typing.final
+class TaskCheckpointed(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONTAINER_ID_FIELD_NUMBER: builtins.int
+    CHECKPOINT_FIELD_NUMBER: builtins.int
+    container_id: builtins.str
+    checkpoint: builtins.str
+    def __init__(
+        self,
+        *,
+        container_id: builtins.str = ...,
+        checkpoint: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "container_id", b"container_id"]) -> None: ...
+
+global___TaskCheckpointed = TaskCheckpointed
+
+@typing.final
+class TaskOOM(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONTAINER_ID_FIELD_NUMBER: builtins.int
+    container_id: builtins.str
+    def __init__(
+        self,
+        *,
+        container_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["container_id", b"container_id"]) -> None: ...
+
+global___TaskOOM = TaskOOM

@@ -4,7 +4,9 @@ isort:skip_file
 Runtime options of `runtime_type = "io.containerd.runc.v2"`."""
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.message
 import typing
 
@@ -78,3 +80,43 @@ class ProcessDetails(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["exec_id", b"exec_id"]) -> None: ...
 
 global___ProcessDetails = ProcessDetails
+
+@typing.final
+class CheckpointOptions(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EXIT_FIELD_NUMBER: builtins.int
+    OPEN_TCP_FIELD_NUMBER: builtins.int
+    EXTERNAL_UNIX_SOCKETS_FIELD_NUMBER: builtins.int
+    TERMINAL_FIELD_NUMBER: builtins.int
+    FILE_LOCKS_FIELD_NUMBER: builtins.int
+    EMPTY_NAMESPACES_FIELD_NUMBER: builtins.int
+    CGROUPS_MODE_FIELD_NUMBER: builtins.int
+    IMAGE_PATH_FIELD_NUMBER: builtins.int
+    WORK_PATH_FIELD_NUMBER: builtins.int
+    exit: builtins.bool
+    open_tcp: builtins.bool
+    external_unix_sockets: builtins.bool
+    terminal: builtins.bool
+    file_locks: builtins.bool
+    cgroups_mode: builtins.str
+    image_path: builtins.str
+    work_path: builtins.str
+    @property
+    def empty_namespaces(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        exit: builtins.bool = ...,
+        open_tcp: builtins.bool = ...,
+        external_unix_sockets: builtins.bool = ...,
+        terminal: builtins.bool = ...,
+        file_locks: builtins.bool = ...,
+        empty_namespaces: collections.abc.Iterable[builtins.str] | None = ...,
+        cgroups_mode: builtins.str = ...,
+        image_path: builtins.str = ...,
+        work_path: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cgroups_mode", b"cgroups_mode", "empty_namespaces", b"empty_namespaces", "exit", b"exit", "external_unix_sockets", b"external_unix_sockets", "file_locks", b"file_locks", "image_path", b"image_path", "open_tcp", b"open_tcp", "terminal", b"terminal", "work_path", b"work_path"]) -> None: ...
+
+global___CheckpointOptions = CheckpointOptions

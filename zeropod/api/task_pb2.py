@@ -28,13 +28,15 @@ from zeropod.api import task_types_pb2 as zeropod_dot_api_dot_task__types__pb2
 from zeropod.api import types_pb2 as zeropod_dot_api_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16zeropod/api/task.proto\x12\x12\x63ontainerd.task.v2\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1czeropod/api/task_types.proto\x1a\x17zeropod/api/types.proto\"\xef\x01\n\x11\x43reateTaskRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\'\n\x06rootfs\x18\x03 \x03(\x0b\x32\x17.containerd.types.Mount\x12\x10\n\x08terminal\x18\x04 \x01(\x08\x12\r\n\x05stdin\x18\x05 \x01(\t\x12\x0e\n\x06stdout\x18\x06 \x01(\t\x12\x0e\n\x06stderr\x18\x07 \x01(\t\x12\x12\n\ncheckpoint\x18\x08 \x01(\t\x12\x19\n\x11parent_checkpoint\x18\t \x01(\t\x12%\n\x07options\x18\n \x01(\x0b\x32\x14.google.protobuf.Any\"!\n\x12\x43reateTaskResponse\x12\x0b\n\x03pid\x18\x01 \x01(\r\",\n\rDeleteRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\"a\n\x0e\x44\x65leteResponse\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x13\n\x0b\x65xit_status\x18\x02 \x01(\r\x12-\n\texited_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x96\x01\n\x12\x45xecProcessRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\x12\x10\n\x08terminal\x18\x03 \x01(\x08\x12\r\n\x05stdin\x18\x04 \x01(\t\x12\x0e\n\x06stdout\x18\x05 \x01(\t\x12\x0e\n\x06stderr\x18\x06 \x01(\t\x12\"\n\x04spec\x18\x07 \x01(\x0b\x32\x14.google.protobuf.Any\"+\n\x0cStateRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\"\xfb\x01\n\rStateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12+\n\x06status\x18\x04 \x01(\x0e\x32\x1b.containerd.v1.types.Status\x12\r\n\x05stdin\x18\x05 \x01(\t\x12\x0e\n\x06stdout\x18\x06 \x01(\t\x12\x0e\n\x06stderr\x18\x07 \x01(\t\x12\x10\n\x08terminal\x18\x08 \x01(\x08\x12\x13\n\x0b\x65xit_status\x18\t \x01(\r\x12-\n\texited_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x65xec_id\x18\x0b \x01(\t\"G\n\x0bKillRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\x12\x0e\n\x06signal\x18\x03 \x01(\r\x12\x0b\n\x03\x61ll\x18\x04 \x01(\x08\"<\n\x0e\x43loseIORequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\x12\r\n\x05stdin\x18\x03 \x01(\x08\"\x19\n\x0bPidsRequest\x12\n\n\x02id\x18\x01 \x01(\t\"C\n\x0cPidsResponse\x12\x33\n\tprocesses\x18\x01 \x03(\x0b\x32 .containerd.v1.types.ProcessInfo\"+\n\x0cStartRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\"\x1c\n\rStartResponse\x12\x0b\n\x03pid\x18\x01 \x01(\r\"*\n\x0bWaitRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\"R\n\x0cWaitResponse\x12\x13\n\x0b\x65xit_status\x18\x01 \x01(\r\x12-\n\texited_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1a\n\x0cStatsRequest\x12\n\n\x02id\x18\x01 \x01(\t\"4\n\rStatsResponse\x12#\n\x05stats\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\"\x1c\n\x0e\x43onnectRequest\x12\n\n\x02id\x18\x01 \x01(\t\"F\n\x0f\x43onnectResponse\x12\x10\n\x08shim_pid\x18\x01 \x01(\r\x12\x10\n\x08task_pid\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\t\"*\n\x0fShutdownRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03now\x18\x02 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16zeropod/api/task.proto\x12\x12\x63ontainerd.task.v2\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1czeropod/api/task_types.proto\x1a\x17zeropod/api/types.proto\"\xef\x01\n\x11\x43reateTaskRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\'\n\x06rootfs\x18\x03 \x03(\x0b\x32\x17.containerd.types.Mount\x12\x10\n\x08terminal\x18\x04 \x01(\x08\x12\r\n\x05stdin\x18\x05 \x01(\t\x12\x0e\n\x06stdout\x18\x06 \x01(\t\x12\x0e\n\x06stderr\x18\x07 \x01(\t\x12\x12\n\ncheckpoint\x18\x08 \x01(\t\x12\x19\n\x11parent_checkpoint\x18\t \x01(\t\x12%\n\x07options\x18\n \x01(\x0b\x32\x14.google.protobuf.Any\"!\n\x12\x43reateTaskResponse\x12\x0b\n\x03pid\x18\x01 \x01(\r\",\n\rDeleteRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\"a\n\x0e\x44\x65leteResponse\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x13\n\x0b\x65xit_status\x18\x02 \x01(\r\x12-\n\texited_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x96\x01\n\x12\x45xecProcessRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\x12\x10\n\x08terminal\x18\x03 \x01(\x08\x12\r\n\x05stdin\x18\x04 \x01(\t\x12\x0e\n\x06stdout\x18\x05 \x01(\t\x12\x0e\n\x06stderr\x18\x06 \x01(\t\x12\"\n\x04spec\x18\x07 \x01(\x0b\x32\x14.google.protobuf.Any\"N\n\x10ResizePtyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\"\x1a\n\x0cPauseRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1b\n\rResumeRequest\x12\n\n\x02id\x18\x01 \x01(\t\"X\n\x15\x43heckpointTaskRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12%\n\x07options\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"\xc9\x01\n\x11UpdateTaskRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\tresources\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\x12K\n\x0b\x61nnotations\x18\x03 \x03(\x0b\x32\x36.containerd.task.v2.UpdateTaskRequest.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"+\n\x0cStateRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\"\xfb\x01\n\rStateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12+\n\x06status\x18\x04 \x01(\x0e\x32\x1b.containerd.v1.types.Status\x12\r\n\x05stdin\x18\x05 \x01(\t\x12\x0e\n\x06stdout\x18\x06 \x01(\t\x12\x0e\n\x06stderr\x18\x07 \x01(\t\x12\x10\n\x08terminal\x18\x08 \x01(\x08\x12\x13\n\x0b\x65xit_status\x18\t \x01(\r\x12-\n\texited_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x65xec_id\x18\x0b \x01(\t\"G\n\x0bKillRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\x12\x0e\n\x06signal\x18\x03 \x01(\r\x12\x0b\n\x03\x61ll\x18\x04 \x01(\x08\"<\n\x0e\x43loseIORequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\x12\r\n\x05stdin\x18\x03 \x01(\x08\"\x19\n\x0bPidsRequest\x12\n\n\x02id\x18\x01 \x01(\t\"C\n\x0cPidsResponse\x12\x33\n\tprocesses\x18\x01 \x03(\x0b\x32 .containerd.v1.types.ProcessInfo\"+\n\x0cStartRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\"\x1c\n\rStartResponse\x12\x0b\n\x03pid\x18\x01 \x01(\r\"*\n\x0bWaitRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\"R\n\x0cWaitResponse\x12\x13\n\x0b\x65xit_status\x18\x01 \x01(\r\x12-\n\texited_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1a\n\x0cStatsRequest\x12\n\n\x02id\x18\x01 \x01(\t\"4\n\rStatsResponse\x12#\n\x05stats\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\"\x1c\n\x0e\x43onnectRequest\x12\n\n\x02id\x18\x01 \x01(\t\"F\n\x0f\x43onnectResponse\x12\x10\n\x08shim_pid\x18\x01 \x01(\r\x12\x10\n\x08task_pid\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\t\"*\n\x0fShutdownRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03now\x18\x02 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zeropod.api.task_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_UPDATETASKREQUEST_ANNOTATIONSENTRY']._loaded_options = None
+  _globals['_UPDATETASKREQUEST_ANNOTATIONSENTRY']._serialized_options = b'8\001'
   _globals['_CREATETASKREQUEST']._serialized_start=162
   _globals['_CREATETASKREQUEST']._serialized_end=401
   _globals['_CREATETASKRESPONSE']._serialized_start=403
@@ -45,34 +47,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETERESPONSE']._serialized_end=581
   _globals['_EXECPROCESSREQUEST']._serialized_start=584
   _globals['_EXECPROCESSREQUEST']._serialized_end=734
-  _globals['_STATEREQUEST']._serialized_start=736
-  _globals['_STATEREQUEST']._serialized_end=779
-  _globals['_STATERESPONSE']._serialized_start=782
-  _globals['_STATERESPONSE']._serialized_end=1033
-  _globals['_KILLREQUEST']._serialized_start=1035
-  _globals['_KILLREQUEST']._serialized_end=1106
-  _globals['_CLOSEIOREQUEST']._serialized_start=1108
-  _globals['_CLOSEIOREQUEST']._serialized_end=1168
-  _globals['_PIDSREQUEST']._serialized_start=1170
-  _globals['_PIDSREQUEST']._serialized_end=1195
-  _globals['_PIDSRESPONSE']._serialized_start=1197
-  _globals['_PIDSRESPONSE']._serialized_end=1264
-  _globals['_STARTREQUEST']._serialized_start=1266
-  _globals['_STARTREQUEST']._serialized_end=1309
-  _globals['_STARTRESPONSE']._serialized_start=1311
-  _globals['_STARTRESPONSE']._serialized_end=1339
-  _globals['_WAITREQUEST']._serialized_start=1341
-  _globals['_WAITREQUEST']._serialized_end=1383
-  _globals['_WAITRESPONSE']._serialized_start=1385
-  _globals['_WAITRESPONSE']._serialized_end=1467
-  _globals['_STATSREQUEST']._serialized_start=1469
-  _globals['_STATSREQUEST']._serialized_end=1495
-  _globals['_STATSRESPONSE']._serialized_start=1497
-  _globals['_STATSRESPONSE']._serialized_end=1549
-  _globals['_CONNECTREQUEST']._serialized_start=1551
-  _globals['_CONNECTREQUEST']._serialized_end=1579
-  _globals['_CONNECTRESPONSE']._serialized_start=1581
-  _globals['_CONNECTRESPONSE']._serialized_end=1651
-  _globals['_SHUTDOWNREQUEST']._serialized_start=1653
-  _globals['_SHUTDOWNREQUEST']._serialized_end=1695
+  _globals['_RESIZEPTYREQUEST']._serialized_start=736
+  _globals['_RESIZEPTYREQUEST']._serialized_end=814
+  _globals['_PAUSEREQUEST']._serialized_start=816
+  _globals['_PAUSEREQUEST']._serialized_end=842
+  _globals['_RESUMEREQUEST']._serialized_start=844
+  _globals['_RESUMEREQUEST']._serialized_end=871
+  _globals['_CHECKPOINTTASKREQUEST']._serialized_start=873
+  _globals['_CHECKPOINTTASKREQUEST']._serialized_end=961
+  _globals['_UPDATETASKREQUEST']._serialized_start=964
+  _globals['_UPDATETASKREQUEST']._serialized_end=1165
+  _globals['_UPDATETASKREQUEST_ANNOTATIONSENTRY']._serialized_start=1115
+  _globals['_UPDATETASKREQUEST_ANNOTATIONSENTRY']._serialized_end=1165
+  _globals['_STATEREQUEST']._serialized_start=1167
+  _globals['_STATEREQUEST']._serialized_end=1210
+  _globals['_STATERESPONSE']._serialized_start=1213
+  _globals['_STATERESPONSE']._serialized_end=1464
+  _globals['_KILLREQUEST']._serialized_start=1466
+  _globals['_KILLREQUEST']._serialized_end=1537
+  _globals['_CLOSEIOREQUEST']._serialized_start=1539
+  _globals['_CLOSEIOREQUEST']._serialized_end=1599
+  _globals['_PIDSREQUEST']._serialized_start=1601
+  _globals['_PIDSREQUEST']._serialized_end=1626
+  _globals['_PIDSRESPONSE']._serialized_start=1628
+  _globals['_PIDSRESPONSE']._serialized_end=1695
+  _globals['_STARTREQUEST']._serialized_start=1697
+  _globals['_STARTREQUEST']._serialized_end=1740
+  _globals['_STARTRESPONSE']._serialized_start=1742
+  _globals['_STARTRESPONSE']._serialized_end=1770
+  _globals['_WAITREQUEST']._serialized_start=1772
+  _globals['_WAITREQUEST']._serialized_end=1814
+  _globals['_WAITRESPONSE']._serialized_start=1816
+  _globals['_WAITRESPONSE']._serialized_end=1898
+  _globals['_STATSREQUEST']._serialized_start=1900
+  _globals['_STATSREQUEST']._serialized_end=1926
+  _globals['_STATSRESPONSE']._serialized_start=1928
+  _globals['_STATSRESPONSE']._serialized_end=1980
+  _globals['_CONNECTREQUEST']._serialized_start=1982
+  _globals['_CONNECTREQUEST']._serialized_end=2010
+  _globals['_CONNECTRESPONSE']._serialized_start=2012
+  _globals['_CONNECTRESPONSE']._serialized_end=2082
+  _globals['_SHUTDOWNREQUEST']._serialized_start=2084
+  _globals['_SHUTDOWNREQUEST']._serialized_end=2126
 # @@protoc_insertion_point(module_scope)

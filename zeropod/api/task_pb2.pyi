@@ -157,6 +157,123 @@ class ExecProcessRequest(google.protobuf.message.Message):
 global___ExecProcessRequest = ExecProcessRequest
 
 @typing.final
+class ResizePtyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    EXEC_ID_FIELD_NUMBER: builtins.int
+    WIDTH_FIELD_NUMBER: builtins.int
+    HEIGHT_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    exec_id: builtins.str
+    width: builtins.int
+    height: builtins.int
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        exec_id: builtins.str = ...,
+        width: builtins.int = ...,
+        height: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["exec_id", b"exec_id", "height", b"height", "id", b"id", "width", b"width"]) -> None: ...
+
+global___ResizePtyRequest = ResizePtyRequest
+
+@typing.final
+class PauseRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id"]) -> None: ...
+
+global___PauseRequest = PauseRequest
+
+@typing.final
+class ResumeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id"]) -> None: ...
+
+global___ResumeRequest = ResumeRequest
+
+@typing.final
+class CheckpointTaskRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    path: builtins.str
+    @property
+    def options(self) -> google.protobuf.any_pb2.Any: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        path: builtins.str = ...,
+        options: google.protobuf.any_pb2.Any | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "options", b"options", "path", b"path"]) -> None: ...
+
+global___CheckpointTaskRequest = CheckpointTaskRequest
+
+@typing.final
+class UpdateTaskRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class AnnotationsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    ID_FIELD_NUMBER: builtins.int
+    RESOURCES_FIELD_NUMBER: builtins.int
+    ANNOTATIONS_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    @property
+    def resources(self) -> google.protobuf.any_pb2.Any: ...
+    @property
+    def annotations(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        resources: google.protobuf.any_pb2.Any | None = ...,
+        annotations: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["resources", b"resources"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["annotations", b"annotations", "id", b"id", "resources", b"resources"]) -> None: ...
+
+global___UpdateTaskRequest = UpdateTaskRequest
+
+@typing.final
 class StateRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -27,7 +27,7 @@ from zeropod.container.execs import Execs
 from zeropod.container.process import Init, Process, ProcessInfo, ProcessStatus, Status
 from zeropod.container.state import State, Verb, move
 from zeropod.container.stats import Meter, Usage
-from zeropod.container.stdio import ProcessIO
+from zeropod.container.stdio import ProcessIO, console_for
 from zeropod.errors import DeadlineExceeded, NotFound, RuntimeFailed
 from zeropod.oci.bundle import Bundle
 from zeropod.oci.mounts import Mount, mount_all, unmount_all
@@ -103,17 +103,20 @@ class Container:
         mount_all(self._rootfs, self.bundle.rootfs)
         if self.scaler is not None:
             self.bundle.add_annotations(self.scaler.engine.annotations())
-        self.init.io = ProcessIO(self.pod.loop, self.init.stdio, keep=True)
-        pid = await self.runtime.create(
-            self.id,
-            self.bundle.path,
-            pid_file=self.bundle.path / "init.pid",
-            stdio=self.init.io.child_fds,
-        )
+        io = self.init.io = ProcessIO(self.pod.loop, self.init.stdio, keep=True)
+        with console_for(io, self.bundle.path, "init") as console:
+            pid = await self.runtime.create(
+                self.id,
+                self.bundle.path,
+                pid_file=self.bundle.path / "init.pid",
+                stdio=io.child_fds,
+                console=console,
+            )
+            self.init.runs_as(pid)
         self.emit(
             events.Created(self.id, str(self.bundle.path), pid, self.init.stdio, self._rootfs)
         )
-        self._runs_as(pid)
+        self._watch_init(pid)
 
     async def _undo_create(self) -> None:
         with contextlib.suppress(RuntimeFailed):
@@ -234,6 +237,12 @@ class Container:
         if process.io is not None:
             process.io.close_stdin()
 
+    async def resize(self, width: int, height: int, exec_id: str = "") -> None:
+        """The terminal's size, in characters; nothing happens without a terminal."""
+        process = self._process(exec_id)
+        if process.io is not None:
+            process.io.resize(width, height)
+
     async def close(self) -> None:
         """The shim ends: let go of descriptors and tasks, touch nothing else."""
         if self.scaler is not None:
@@ -267,7 +276,8 @@ class Container:
     def adopt(self, pid: int) -> None:
         """``pid`` is the restored (or freshly started) init. Its exit counts from now on."""
         self.meter.begin(pid)
-        self._runs_as(pid)
+        self.init.runs_as(pid)
+        self._watch_init(pid)
 
     def publish_exit(self, exit: Exit) -> None:
         """The container has ended. Does nothing when that was known."""
@@ -283,8 +293,7 @@ class Container:
 
     # -- processes -----------------------------------------------------------------------------
 
-    def _runs_as(self, pid: int) -> None:
-        self.init.runs_as(pid)
+    def _watch_init(self, pid: int) -> None:
         watch = self.reaper.watch(pid)
         watch.add_done_callback(lambda done: self._init_ended(pid, done))
 

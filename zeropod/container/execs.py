@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,8 +20,8 @@ from zeropod.container import events
 from zeropod.container.events import Stdio
 from zeropod.container.process import Exec
 from zeropod.container.state import Verb, move
-from zeropod.container.stdio import ProcessIO
-from zeropod.errors import AlreadyExists, FailedPrecondition, NotFound
+from zeropod.container.stdio import ProcessIO, console_for
+from zeropod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from zeropod.oci.reaper import Exit
 
 if TYPE_CHECKING:
@@ -47,11 +49,17 @@ class Execs:
             ) from None
 
     def add(self, exec_id: str, process_json: bytes, stdio: Stdio) -> None:
-        """Remember one. Raises AlreadyExists."""
+        """Remember one.
+
+        Raises:
+            AlreadyExists: the id is taken.
+            InvalidArgument: ``process_json`` is no OCI process.
+        """
         container = self._container
         if exec_id in self._execs:
             raise AlreadyExists(f"exec {exec_id} in container {container.id} already exists")
-        self._execs[exec_id] = Exec(exec_id, stdio, container.pod.loop, process_json)
+        spec = _spec(exec_id, process_json, stdio)
+        self._execs[exec_id] = Exec(exec_id, stdio, container.pod.loop, spec)
         container.emit(events.ExecAdded(container.id, exec_id))
 
     async def start(self, exec_id: str) -> int:
@@ -83,14 +91,17 @@ class Execs:
         container.reaper.watch(pid).add_done_callback(lambda done: self._ended(exec, done))
         return pid
 
-    def kill(self, exec_id: str, signal: int) -> None:
-        """Raises NotFound for one that does not run."""
+    def kill(self, exec_id: str, number: int) -> None:
+        """Raises FailedPrecondition before its start, NotFound after its end."""
         exec = self.get(exec_id)
+        if not exec.pid:
+            text = f"exec {exec.id} in container {self._container.id}: process not created"
+            raise FailedPrecondition(text)
         gone = f"exec {exec.id} in container {self._container.id}: process already finished"
         if not exec.live_pid:
             raise NotFound(gone)
         try:
-            os.kill(exec.live_pid, signal)
+            os.kill(exec.live_pid, number)
         except ProcessLookupError as error:
             raise NotFound(gone) from error
 
@@ -109,21 +120,29 @@ class Execs:
 
     async def _run(self, exec: Exec) -> int:
         container = self._container
-        exec.io = ProcessIO(container.pod.loop, exec.stdio, keep=False)
+        io = exec.io = ProcessIO(container.pod.loop, exec.stdio, keep=False)
+        pid = 0
         spec, pid_file = (container.bundle.path / f"{exec.id}.{kind}" for kind in ("json", "pid"))
         try:
             spec.write_bytes(exec.spec)
-            pid = await container.runtime.exec(
-                container.id,
-                container.bundle.path,
-                spec,
-                pid_file=pid_file,
-                stdio=exec.io.child_fds,
-            )
+            with console_for(io, container.bundle.path, exec.id) as console:
+                pid = await container.runtime.exec(
+                    container.id,
+                    container.bundle.path,
+                    spec,
+                    pid_file=pid_file,
+                    stdio=io.child_fds,
+                    console=console,
+                )
+        except BaseException:
+            if pid:  # it runs, but has no terminal
+                os.kill(pid, signal.SIGKILL)
+                container.reaper.reap(pid)
+            raise
         finally:
             spec.unlink(missing_ok=True)
             pid_file.unlink(missing_ok=True)
-        exec.io.started()
+        io.started()
         return pid
 
     def _ended(self, exec: Exec, done: asyncio.Future[Exit]) -> None:
@@ -143,3 +162,13 @@ class Execs:
             await self._container.finish(exec, exit)
         finally:
             exec.over.set_result(None)
+
+
+def _spec(exec_id: str, process_json: bytes, stdio: Stdio) -> bytes:
+    """The OCI process with containerd's word on the terminal, which counts."""
+    try:
+        process = json.loads(process_json)
+        process["terminal"] = stdio.terminal
+    except (ValueError, TypeError) as error:
+        raise InvalidArgument(f"exec {exec_id}: its spec is no OCI process: {error}") from error
+    return json.dumps(process).encode()

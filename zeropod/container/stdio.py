@@ -1,27 +1,30 @@
-"""stdin, stdout and stderr of a process: pipes of ours on its side, FIFOs on containerd's.
+"""stdin, stdout and stderr of a process: pipes or a terminal on its side, FIFOs on containerd's.
 
 The copy is splice(2) on the event loop, which never blocks. When the FIFO is full, the copy waits
 for room, the pipe fills up, and the app blocks, as under the stock shim; nothing is thrown away.
 The FIFOs are opened for reading and writing, so a containerd that goes and comes back means neither
 EPIPE nor end of file. For a container's init both ends of each pipe stay open here as long as the
 container does, so that a restored process gets the same pipes; for an exec, end of file is the
-kernel's word.
+kernel's word. A process with a terminal has no pipes: the runtime makes the terminal and gives us
+its master side (`console.py`), whose end of file is EIO.
 
-    copy: READING (pipe has data?) ⇄ WRITING (FIFO has room?) → DONE (end of file, or `close`)
+    copy: READING (data?) ⇄ WRITING (FIFO has room?) → DONE (end of file, `finish`, `close`)
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
+import select
 import stat
-import struct
-import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
+from zeropod.container import console
 from zeropod.container.events import Stdio
 from zeropod.errors import InvalidArgument, Unimplemented
 
@@ -32,7 +35,7 @@ _FLUSH_S: Final = 2.0
 class Copy:
     """Moves what arrives in ``source`` to ``target``; owns both. ``done`` is set at the end."""
 
-    __slots__ = ("_ended", "_loop", "_paused", "_source", "_target", "done")
+    __slots__ = ("_ended", "_finishing", "_loop", "_paused", "_source", "_target", "done")
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class Copy:
         self._target = target
         self._ended = ended
         self._paused = False
+        self._finishing = False
         self.done: asyncio.Future[None] = loop.create_future()
         loop.add_reader(source, self._move)
 
@@ -55,15 +59,18 @@ class Copy:
             try:
                 count = os.splice(self._source, self._target, _CHUNK, flags=_NONBLOCK)
             except BlockingIOError:
-                self._wait(for_room=pending(self._source) > 0)
+                more = readable(self._source)
+                if self._finishing and not more:
+                    break
+                self._wait(for_room=more)
                 return
             except OSError as error:
-                if error.errno != errno.EPIPE:
+                if error.errno not in _ENDS:
                     raise
-                count = 0  # stdin's process has closed its end
+                count = 0
             if count == 0:
-                self.close()
-                return
+                break
+        self.close()
 
     def _wait(self, *, for_room: bool) -> None:
         if for_room == self._paused:
@@ -76,15 +83,11 @@ class Copy:
             self._loop.remove_writer(self._target)
             self._loop.add_reader(self._source, self._move)
 
-    def empty(self) -> bool:
-        return self.done.done() or pending(self._source) == 0
-
     def finish(self) -> None:
-        """Move what is there now, then close, unless there is no room for it."""
+        """Close when all that is there has been moved: at once, or when there is room for it."""
         if not self.done.done():
+            self._finishing = True
             self._move()
-        if self.empty():
-            self.close()
 
     def close(self) -> None:
         """Stop and close both ends. Idempotent."""
@@ -99,6 +102,8 @@ class Copy:
             self._ended()
 
 
+_ENDS: Final = (errno.EPIPE, errno.EIO)
+"""stdin's process has closed its end; nobody has a terminal's other side open."""
 _NONBLOCK: Final = getattr(os, "SPLICE_F_NONBLOCK", 2) | getattr(os, "SPLICE_F_MOVE", 1)
 
 
@@ -109,22 +114,37 @@ class ProcessIO:
         keep: init's way: our copies of the process's ends stay open until `finish`.
 
     Raises:
-        InvalidArgument: a path that is no FIFO. Unimplemented: a terminal or a logging URI.
+        InvalidArgument: a path that is no FIFO. Unimplemented: a logging URI.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, paths: Stdio, *, keep: bool) -> None:
-        if paths.terminal:
-            raise Unimplemented("terminals are not supported by this version")
         self._loop = loop
         self._keep = keep
+        self.paths = paths
         self._child = [-1, -1, -1]
         self._outputs: list[Copy] = []
         self._input: Copy | None = None
+        self._master = -1
+        if paths.terminal:
+            return  # until `connect`
         try:
             self._open(paths)
         except BaseException:
             self.close()
             raise
+
+    def connect(self, master: int) -> None:
+        """The process's terminal is there. Takes its master side."""
+        self._master = master
+        if self.paths.stdout:
+            self._outputs.append(Copy(self._loop, _copied(master), open_fifo(self.paths.stdout)))
+        if self.paths.stdin:
+            self._input = Copy(self._loop, open_fifo(self.paths.stdin), _copied(master))
+
+    def resize(self, width: int, height: int) -> None:
+        """Of the terminal, in characters; does nothing without one."""
+        if self._master >= 0:
+            console.resize(self._master, width, height)
 
     def _open(self, paths: Stdio) -> None:
         if paths.stdin:
@@ -175,12 +195,32 @@ class ProcessIO:
             copy.close()
         if self._input is not None:
             self._input.close()
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
 
     def _close_child(self) -> None:
         for number, fd in enumerate(self._child):
             if fd >= 0:
                 os.close(fd)
                 self._child[number] = -1
+
+
+@contextlib.contextmanager
+def console_for(io: ProcessIO, bundle: Path, name: str) -> Iterator[str]:
+    """Around the runtime's run: the socket for the terminal, "" where the process has none.
+
+    At the end the terminal is connected.
+    """
+    if not io.paths.terminal:
+        yield ""
+        return
+    waiting = console.ConsoleSocket(bundle, name)
+    try:
+        yield waiting.path
+        io.connect(waiting.take_master())
+    finally:
+        waiting.close()
 
 
 def open_fifo(path: str) -> int:
@@ -198,6 +238,12 @@ def open_fifo(path: str) -> int:
     return fd
 
 
-def pending(fd: int) -> int:
-    """Bytes that wait in a pipe or FIFO."""
-    return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0])
+def readable(fd: int) -> bool:
+    """Whether something is there to be read."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return any(found & select.POLLIN for _, found in poll.poll(0))
+
+
+def _copied(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)

@@ -74,10 +74,16 @@ class Runtime:
             argv.append("--systemd-cgroup")
         return [*argv, verb, *rest]
 
-    async def create(self, id: str, bundle: Path, *, pid_file: Path, stdio: Stdio) -> int:
-        """Create the container. Returns the pid of init, our child now, and watched."""
+    async def create(
+        self, id: str, bundle: Path, *, pid_file: Path, stdio: Stdio, console: str = ""
+    ) -> int:
+        """Create the container. Returns the pid of init, our child now, and watched.
+
+        ``console``: the socket that takes its terminal, where it has one.
+        """
         extra = ["--no-pivot"] if self.options.no_pivot_root else []
         extra += ["--no-new-keyring"] if self.options.no_new_keyring else []
+        extra += ["--console-socket", console] if console else []
         where = ["--bundle", str(bundle), "--pid-file", str(pid_file)]
         with self._reaper.command():
             await self._run("create", id, bundle, [*where, *extra, id], stdio, timeout_s=_SLOW_S)
@@ -87,10 +93,18 @@ class Runtime:
         await self._run("start", id, bundle, [id])
 
     async def exec(
-        self, id: str, bundle: Path, process: Path, *, pid_file: Path, stdio: Stdio
+        self,
+        id: str,
+        bundle: Path,
+        process: Path,
+        *,
+        pid_file: Path,
+        stdio: Stdio,
+        console: str = "",
     ) -> int:
         """Run another process in the container. Returns its pid; it is our child, and watched."""
-        rest = ["--detach", "--process", str(process), "--pid-file", str(pid_file), id]
+        rest = ["--detach", "--process", str(process), "--pid-file", str(pid_file)]
+        rest += ["--console-socket", console, id] if console else [id]
         with self._reaper.command():
             await self._run("exec", id, bundle, rest, stdio)
             return self._made(f"exec {id}", pid_file)

@@ -37,6 +37,7 @@ _STATUS: Final = {
     Status.STOPPED: types.STOPPED,
 }
 _MAX_SIGNAL: Final = 64
+_MAX_SIDE: Final = 2**16 - 1  # of a terminal, in characters
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 """Wider than what containerd accepts; ids become names of files and words of command lines."""
 
@@ -73,6 +74,7 @@ class TaskService:
             "Pids": Method(pb.PidsRequest, self._pids),
             "Kill": Method(pb.KillRequest, self._kill),
             "Exec": Method(pb.ExecProcessRequest, self._exec),
+            "ResizePty": Method(pb.ResizePtyRequest, self._resize),
             "CloseIO": Method(pb.CloseIORequest, self._close_io),
             "Wait": Method(pb.WaitRequest, self._wait, waits=True),
             "Stats": Method(pb.StatsRequest, self._stats),
@@ -162,6 +164,13 @@ class TaskService:
     async def _stats(self, request: pb.StatsRequest) -> pb.StatsResponse:
         usage = await self._registry.get(request.id).stats()
         return pb.StatsResponse(stats=metrics.encode(usage))
+
+    async def _resize(self, request: pb.ResizePtyRequest) -> Empty:
+        if max(request.width, request.height) > _MAX_SIDE:
+            raise InvalidArgument(f"resize: {request.width}x{request.height} is too large")
+        container = self._registry.get(request.id)
+        await container.resize(request.width, request.height, request.exec_id)
+        return Empty()
 
     async def _close_io(self, request: pb.CloseIORequest) -> Empty:
         if request.stdin:

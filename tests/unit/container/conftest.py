@@ -21,6 +21,7 @@ from zeropod.config import NodeSettings
 from zeropod.container.container import Container, CreateRequest
 from zeropod.container.events import Deleted, Event, Exited, Stdio
 from zeropod.container.pod import Pod
+from zeropod.container.state import State
 from zeropod.oci import reaper
 from zeropod.oci.runtime import RuntimeOptions
 
@@ -177,6 +178,8 @@ async def _end(box: Box) -> None:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        if box.container.state_now is State.RUNNING:
+            await asyncio.wait_for(box.container.wait(), 10)
         if box.told(Deleted)[-1:] != ["c1"]:
             await box.container.delete()
         await box.container.close()

@@ -4,13 +4,19 @@ In the bundle, `fail-<verb>` holds what a verb shall fail with, and `hold-<verb>
 reads to the end before it begins. `calls` gets a line per run: the verb and what follows it.
 """
 
+import fcntl
 import json
 import os
 import signal
+import socket
 import sys
+import termios
 from pathlib import Path
 
-VALUES = {"--root", "--log", "--log-format", "--bundle", "--pid-file", "--process"}
+VALUES = {
+    *("--root", "--log", "--log-format", "--bundle", "--pid-file", "--process"),
+    "--console-socket",
+}
 
 
 def parse() -> tuple[dict[str, str], list[str]]:
@@ -37,13 +43,29 @@ def refuse(text: str) -> None:
     sys.exit(1)
 
 
+def terminal(master: int) -> None:
+    """Send the master side as runc does."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(OPTIONS["--console-socket"])
+        socket.send_fds(connection, [b"/dev/ptmx"], [master])
+
+
 def process(args: list[str], gate: Path | None = None) -> int:
+    master, slave = os.openpty() if "--console-socket" in OPTIONS else (-1, -1)
     pid = os.fork()
     if pid:
+        if master >= 0:
+            terminal(master)
         Path(OPTIONS["--pid-file"]).write_text(str(pid))
         return pid
     try:
         os.setsid()
+        if slave >= 0:
+            fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+            for fd in range(3):
+                os.dup2(slave, fd)
+            os.close(slave)
+            os.close(master)
         if gate:
             gate.read_text()
         os.execvp(args[0], args)

@@ -295,7 +295,7 @@ async def test_what_a_container_raises_keeps_its_code_and_words(
     assert str(raised) in str(error)
 
 
-@pytest.mark.parametrize("method", ["Pause", "Resume", "Checkpoint", "ResizePty", "Update", "Nap"])
+@pytest.mark.parametrize("method", ["Pause", "Resume", "Checkpoint", "Update", "Nap"])
 async def test_what_is_not_there_yet_says_so(shim: Shim, method: str) -> None:
     error = await refused(shim, method, pb.StateRequest(id="c1"))
     assert error.status == Code.UNIMPLEMENTED
