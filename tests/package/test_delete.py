@@ -48,6 +48,29 @@ def test_delete_cleans_up_after_a_killed_shim(stub_node: Node, tmp_path: Path) -
     assert str(bundle) not in mounts
 
 
+def test_delete_does_not_empty_what_a_killed_restore_has_bound(
+    stub_node: Node, tmp_path: Path
+) -> None:
+    """The runtime removes its own directory, and stops at no mount."""
+    stub_node.start("a")
+    bundle = stub_node.bundles / "a"
+    (pid,) = stub_node.shims()
+    stub_node.kill(pid)
+    state, layer = tmp_path / "root/test/a", tmp_path / "layer"
+    (state / "criu-root").mkdir(parents=True)
+    layer.mkdir()
+    (layer / "data").write_text("precious")
+    runtime = fake_runtime(tmp_path)
+    runtime.write_text(runtime.read_text() + f"rm -rf {state}\n")
+    note = {"binary_name": str(runtime), "root": str(tmp_path / "root")}
+    (bundle / "runtime.json").write_text(json.dumps(note))
+    holder = ["nsenter", "-t", str(stub_node.holder), "-m"]
+    subprocess.run([*holder, "mount", "--bind", layer, state / "criu-root"], check=True)
+    stub_node.call("delete", "a")
+    assert (layer / "data").read_text() == "precious"
+    assert not state.exists()
+
+
 def test_delete_leaves_a_living_shim_of_the_group_alone(stub_node: Node, tmp_path: Path) -> None:
     socket_path = stub_node.start("a")
     mark = {**os.environ, "ZEROPOD_SHIM": socket_path.name}

@@ -123,7 +123,7 @@ def served(path: Path) -> bool:
             probe.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError):
             return False
-        except TimeoutError:  # a full queue: somebody is there
+        except (TimeoutError, BlockingIOError):  # a full queue: somebody is there
             return True
         return True
 

@@ -63,6 +63,11 @@ def delete(invocation: Invocation) -> bytes:
         if dead:
             clear_filters(bundle)
 
+    def runtime_mounts() -> None:
+        if dead:  # the runtime removes its directory, and what a killed one has bound there
+            unmount_below(_state(invocation, bundle))
+            unmount_all(bundle / "rootfs")
+
     def runtime() -> None:
         _delete_with_runtime(invocation, bundle)
 
@@ -80,7 +85,7 @@ def delete(invocation: Invocation) -> bytes:
         unmount_below(root / f"{invocation.namespace}.{invocation.id}")
         sweep(str(root))
 
-    for step in (helpers, filters, runtime, leftovers, rootfs, images):
+    for step in (helpers, filters, runtime_mounts, runtime, leftovers, rootfs, images):
         attempt(step)
     for failure in failures:
         os.write(2, f"delete {invocation.id}: {failure}\n".encode())
@@ -120,9 +125,16 @@ def _init_pid(bundle: Path) -> int:
         return 0
 
 
+def _state(invocation: Invocation, bundle: Path) -> Path:
+    """The runtime's own directory of the container."""
+    options = RuntimeOptions.noted(bundle)
+    return Path(options.root or DEFAULT_ROOT) / invocation.namespace / invocation.id
+
+
 def _delete_with_runtime(invocation: Invocation, bundle: Path) -> None:
     options = RuntimeOptions.noted(bundle)
-    root = Path(options.root or DEFAULT_ROOT) / invocation.namespace
+    state = _state(invocation, bundle)
+    root = state.parent
     argv = [options.binary_name or "runc", "--root", str(root)]
     if options.systemd_cgroup:
         argv.append("--systemd-cgroup")
@@ -133,7 +145,6 @@ def _delete_with_runtime(invocation: Invocation, bundle: Path) -> None:
         timeout=_RUNTIME_TIMEOUT_S,
         check=False,
     )
-    state = root / invocation.id
     if state.exists():
         unmount_below(state)
         shutil.rmtree(state, ignore_errors=True)

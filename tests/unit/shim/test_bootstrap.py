@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -168,3 +169,19 @@ def test_broken_options_are_an_error() -> None:
     )
     with pytest.raises(InvalidArgument, match="runtime options cannot be read"):
         options(any_.SerializeToString())
+
+
+def test_a_shim_whose_queue_is_full_is_alive(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.ExitStack() as stack:
+        listening.bind(str(path))
+        listening.listen(0)
+        while True:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            try:
+                client.connect(str(path))
+            except BlockingIOError:
+                break
+        assert bootstrap.served(path)
+    assert not bootstrap.served(path)
