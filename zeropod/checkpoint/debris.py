@@ -31,8 +31,22 @@ _PATIENCE_S: Final = 10.0
 async def clear(target: Target, runtime: Runtime, work: Path, group: int) -> None:
     """Kill and remove all that the restore with work directory ``work`` has made.
 
-    ``group``: the process group of its runtime, 0 where that is known to be gone.
+    ``group``: the process group of its runtime, 0 where that is known to be gone. Once begun it
+    goes on to its end; whoever is cancelled meanwhile is so when it is done.
     """
+    task = asyncio.create_task(_clear(target, runtime, work, group))
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+async def _clear(target: Target, runtime: Runtime, work: Path, group: int) -> None:
     if group:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)

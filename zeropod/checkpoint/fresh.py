@@ -22,6 +22,7 @@ from zeropod.oci.reaper import Reaper
 from zeropod.oci.runtime import Runtime
 
 _DEADLINE_S = 60.0
+_KILLED = 128 + signal.SIGKILL
 
 
 class FreshEngine:
@@ -41,7 +42,9 @@ class FreshEngine:
             ended = self._reaper.watch(target.init_pid)
             with contextlib.suppress(NotFound):
                 await self._runtime.kill(target.id, target.bundle.path, signal.SIGKILL)
-            await asyncio.shield(ended)
+            exit = await asyncio.shield(ended)
+            if exit.status != _KILLED:  # by itself, before we could: containerd must hear of it
+                raise CheckpointFailed(f"scale down {target.id}: it has ended by itself")
             await debris.clear(target, self._runtime, images.dump, 0)
         except ZeropodError as error:
             raise CheckpointFailed(f"scale down {target.id}: {error}") from error
@@ -53,6 +56,8 @@ class FreshEngine:
         rest.append("--no-subreaper")
         if self._runtime.options.no_pivot_root:
             rest.append("--no-pivot")
+        if self._runtime.options.no_new_keyring:
+            rest.append("--no-new-keyring")
         log = str(self._runtime.log_file(path))
         argv = self._runtime.argv("run", log, *rest, target.id)
         return RestorePlan(argv, env=dict(os.environ), cwd=str(path), stdio=stdio)
@@ -76,7 +81,8 @@ class FreshEngine:
 
     async def abort(self, target: Target, images: ImageDir, pid: int) -> None:
         await debris.clear(target, self._runtime, images.attempt, pid)
-        self._reaper.reap(pid)
+        if pid:
+            self._reaper.reap(pid)
 
 
 def _pid_file(target: Target) -> Path:

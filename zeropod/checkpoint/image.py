@@ -146,8 +146,9 @@ class ImageDir:
 
     def unmark(self) -> None:
         """Take the mark back: it is proved that the restore let no process run."""
-        self._consumed = False
-        (self.path / "consumed").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it stays marked: they are not tried again
+            (self.path / "consumed").unlink(missing_ok=True)
+            self._consumed = False
 
     def discard(self) -> None:
         """Remove them. Idempotent."""
@@ -188,13 +189,17 @@ class ImageStore:
         return ImageDir.make(self.path / str(self._count), owner)
 
     def keep_failed(self, images: ImageDir) -> Path | None:
-        """Keep images for diagnosis in place of those kept before. None: too large, discarded."""
+        """Keep images for diagnosis in place of those kept before. None: they are discarded."""
         kept = self.path / _FAILED
         shutil.rmtree(kept, ignore_errors=True)
         if images.size_bytes > _KEEP_LIMIT:
             images.discard()
             return None
-        images.path.rename(kept)
+        try:
+            images.path.rename(kept)
+        except OSError:
+            images.discard()
+            return None
         return kept
 
     def close(self) -> None:

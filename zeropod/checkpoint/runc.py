@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -26,10 +27,18 @@ from zeropod._fastpath._activator import RestorePlan
 from zeropod.checkpoint import census, criu, debris
 from zeropod.checkpoint.engine import Stdio, Target
 from zeropod.checkpoint.image import ImageDir
-from zeropod.errors import CheckpointFailed, ImageCorrupt, RestoreFailed, RuntimeFailed
+from zeropod.errors import (
+    CheckpointFailed,
+    ImageCorrupt,
+    RestoreFailed,
+    RuntimeFailed,
+    ZeropodError,
+)
 from zeropod.oci.bundle import Bundle
 from zeropod.oci.reaper import Reaper
 from zeropod.oci.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 _SHARED: Final = ("network", "ipc", "uts")
 _DEADLINE_S: Final = 10.0
@@ -56,9 +65,9 @@ class RuncEngine:
                 f"checkpoint {target.id}: criu is not installed or not in PATH "
                 f"({os.environ.get('PATH', '')}); install CRIU 4.2 or newer"
             )
-        _refuse_strangers(target, images)
+        stopped = _refuse_strangers(target, images)
         self._config.write_text(criu.config())
-        log = images.dump / "dump.log"
+        dump_log = images.dump / "dump.log"
         try:
             with _shared_namespaces(target.bundle) as fds:
                 await self._runtime.checkpoint(
@@ -71,11 +80,13 @@ class RuncEngine:
                     env=criu.environment(),
                 )
         except RuntimeFailed as error:
-            if not (criu.dumped(log) and _ended(target.init_pid)):
-                _let_run(target)
-                raise _failed(target, images, criu.reason(log) or str(error)) from error
+            if not (criu.dumped(dump_log) and _ended(target.init_pid)):
+                _let_run(target, stopped)
+                raise _failed(target, images, criu.reason(dump_log) or str(error)) from error
             # The dump is whole and the processes are gone; what failed was the runtime's tidying.
-            await debris.clear(target, self._runtime, images.dump, 0)
+            log.warning("%s: after the dump: %s", target.id, error)
+            with contextlib.suppress(ZeropodError, OSError):  # the images are what counts now
+                await debris.clear(target, self._runtime, images.dump, 0)
         images.seal(target.owner)
 
     def plan(self, target: Target, images: ImageDir, stdio: Stdio) -> RestorePlan:
@@ -118,20 +129,21 @@ class RuncEngine:
 
     async def abort(self, target: Target, images: ImageDir, pid: int) -> None:
         await debris.clear(target, self._runtime, images.attempt, pid)
-        self._reaper.reap(pid)
+        if pid:
+            self._reaper.reap(pid)
 
     async def _follow(self, target: Target, images: ImageDir, pid: int) -> int:
         work = images.attempt
-        log = work / "restore.log"
+        restore_log = work / "restore.log"
         deadline_s = _DEADLINE_S + images.size_bytes / _BYTES_PER_S
         try:
             # Not wait_for: cancelled in the moment of the end it would return as if nothing was.
             async with asyncio.timeout(deadline_s):
                 status = (await asyncio.shield(self._reaper.watch(pid))).status
         except ProcessLookupError:  # reaped before it was watched: its log has the answer
-            status = 0 if criu.let_go(log) else 255
+            status = 0 if criu.let_go(restore_log) else 255
         if status:
-            said = criu.reason(log) or self._runtime.last_error(target.bundle.path)
+            said = criu.reason(restore_log) or self._runtime.last_error(target.bundle.path)
             raise RestoreFailed(said or f"the runtime ended with status {status}")
         self._reaper.reap(pid)
         try:
@@ -144,22 +156,25 @@ def _restore_failure(
     target: Target, images: ImageDir, error: BaseException
 ) -> RestoreFailed | None:
     """What to tell of an attempt that has been cleared away. None: it was cancelled."""
-    log = images.attempt / "restore.log"
-    tail = criu.log_tail(log)
+    restore_log = images.attempt / "restore.log"
+    tail = criu.log_tail(restore_log)
     if isinstance(error, ImageCorrupt):
         return RestoreFailed(f"restore {target.id}: {error}")
     if isinstance(error, TimeoutError):
         text = f"restore {target.id}: did not end in time and was killed"
         return RestoreFailed(text, log_tail=tail)
     if isinstance(error, RestoreFailed):
-        proved = criu.judge(log) is criu.Verdict.NEVER_RAN
+        proved = criu.judge(restore_log) is criu.Verdict.NEVER_RAN
         text = f"restore {target.id}: {error}"
         return RestoreFailed(text, retryable=proved, log_tail=tail)
     return None
 
 
-def _refuse_strangers(target: Target, images: ImageDir) -> None:
-    """Raise CheckpointFailed where a dump would lose a process or does not fit on the disk."""
+def _refuse_strangers(target: Target, images: ImageDir) -> frozenset[int]:
+    """Raise CheckpointFailed where a dump would lose a process or does not fit on the disk.
+
+    Returns the processes that are stopped by the app's own will.
+    """
     own = target.bundle.namespace_path("pid") == ""
     found = census.take(target.init_pid, target.cgroups, own_pid_namespace=own)
     if found.strangers:
@@ -174,6 +189,7 @@ def _refuse_strangers(target: Target, images: ImageDir) -> None:
             f"checkpoint {target.id}: {needed >> 20} MiB are needed and {free >> 20} MiB are free "
             f"on the disk of {images.path.parent.parent}"
         )
+    return frozenset(member.pid for member in found.tree if _state(member.pid) == "T")
 
 
 def _failed(target: Target, images: ImageDir, reason: str) -> CheckpointFailed:
@@ -184,14 +200,14 @@ def _failed(target: Target, images: ImageDir, reason: str) -> CheckpointFailed:
     return CheckpointFailed(f"checkpoint {target.id}: {reason}", tail)
 
 
-def _let_run(target: Target) -> None:
-    """After a failed dump: nothing of the container stays frozen or stopped."""
+def _let_run(target: Target, stopped: frozenset[int]) -> None:
+    """After a failed dump: nothing of the container stays frozen, or stopped that was not."""
     for directory in target.cgroups:
         directory.thaw()
     own = target.bundle.namespace_path("pid") == ""
     for member in census.take(target.init_pid, target.cgroups, own_pid_namespace=own).tree:
         with contextlib.suppress(ProcessLookupError):
-            if _state(member.pid) == "T":
+            if member.pid not in stopped and _state(member.pid) == "T":
                 os.kill(member.pid, signal.SIGCONT)
 
 

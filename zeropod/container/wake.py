@@ -24,7 +24,7 @@ from zeropod._fastpath._activator import RestorePlan
 from zeropod.checkpoint.engine import Engine, Stdio, Target
 from zeropod.checkpoint.image import ImageDir
 from zeropod.config import RestoreFailure
-from zeropod.errors import RestoreFailed, ZeropodError
+from zeropod.errors import ImageCorrupt, RestoreFailed, ZeropodError
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ class Wake:
 
     def cancel(self) -> None:
         """End it at whatever point it is; `over` returns when nothing of it lives."""
+        if self._cancelled:
+            return
         self._cancelled = True
         if self._runner is not None:
             self._runner.cancel()
@@ -152,9 +154,15 @@ class Wake:
         try:
             self._plan = engine.plan(self._target, self._images, self._stdio)
         except (ZeropodError, OSError) as error:
-            self.failed(RestoreFailed(f"restore {self._target.id}: {error}"))
+            self.failed(unplanned(self._target.id, error))
             return
         with contextlib.suppress(OSError):  # only an attempt that seemed to succeed needs it
             self._trigger.hold()
         if not self._trigger.arm(self._plan):
             self._trigger.wake()
+
+
+def unplanned(id: str, error: Exception) -> RestoreFailed:
+    """Of a plan that could not be made: nothing has run, so it may be tried again."""
+    retryable = not isinstance(error, ImageCorrupt)
+    return RestoreFailed(f"restore {id}: {error}", retryable=retryable)
