@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from zeropod.config import CRI_CONTAINER_NAME, Settings
 from zeropod.container import events
+from zeropod.container.disposition import Delivery
 from zeropod.container.eligible import why_unscaled
 from zeropod.container.events import Stdio
 from zeropod.container.execs import Execs
@@ -103,7 +104,8 @@ class Container:
         mount_all(self._rootfs, self.bundle.rootfs)
         if self.scaler is not None:
             self.bundle.add_annotations(self.scaler.engine.annotations())
-        io = self.init.io = ProcessIO(self.pod.loop, self.init.stdio, keep=True)
+        owner = self.runtime.options.io_owner
+        io = self.init.io = ProcessIO(self.pod.loop, self.init.stdio, keep=True, owner=owner)
         with console_for(io, self.bundle.path, "init") as console:
             pid = await self.runtime.create(
                 self.id,
@@ -119,7 +121,7 @@ class Container:
         self._watch_init(pid)
 
     async def _undo_create(self) -> None:
-        with contextlib.suppress(RuntimeFailed):
+        with contextlib.suppress(RuntimeFailed, DeadlineExceeded):
             await self.runtime.delete(self.id, self.bundle.path, force=True)
         self.init.reap(self.reaper)
         if self.init.io is not None:
@@ -157,21 +159,37 @@ class Container:
         self.execs.add(exec_id, process_json, stdio)
 
     async def kill(self, signal: int, *, exec_id: str = "", all: bool = False) -> None:
-        """Send a signal. Asleep, it may wake the container first, or end it (see the scaler)."""
+        """Send a signal. Asleep, it may wake the container first, or end it (see the scaler).
+
+        It does not wait for an exec that is being started; a start of the container it does.
+        """
         if exec_id:
             self.execs.kill(exec_id, signal)
             return
         move(self.state_now, Verb.KILL, self.id)
-        if self.scaler is not None:
-            ended = await self.scaler.kill_asleep(signal)
-            if ended is not None:
-                self.publish_exit(ended)
-                return
-        async with self.lock:
+        while True:
+            if self.scaler is not None:
+                answer = await self.scaler.kill_asleep(signal)
+                if isinstance(answer, Exit):
+                    self.publish_exit(answer)
+                if answer is not Delivery.DUE:
+                    return
+            if await self._signal(signal, all=all):
+                return  # else it has fallen asleep in between
+
+    async def _signal(self, number: int, *, all: bool) -> bool:
+        """Have the runtime send a signal. False: nothing runs that could get it."""
+        async with contextlib.AsyncExitStack() as hold:
+            if self.scaler is not None:  # no dump begins from here on
+                hold.enter_context(self.scaler.inhibit(f"signal {number}"))
+                self.scaler.signalled(number)
+            if self.state_now is State.CREATED:
+                await hold.enter_async_context(self.lock)
             move(self.state_now, Verb.KILL, self.id)
             if self.state_now not in (State.CREATED, State.RUNNING):
-                return  # asleep, and the signal means nothing to it
-            await self.runtime.kill(self.id, self.bundle.path, signal, all=all)
+                return False
+            await self.runtime.kill(self.id, self.bundle.path, number, all=all)
+            return True
 
     async def delete(self, exec_id: str = "") -> events.Deleted:
         """Take away what has ended: an exec, or the container with all it has."""

@@ -18,6 +18,13 @@ class Effect(Enum):
     ENDS = "ends it"
 
 
+class Delivery(Enum):
+    """What is left to do about a signal."""
+
+    DUE = "to be sent"
+    MOOT = "means nothing to the sleeper"
+
+
 @dataclass(frozen=True, slots=True)
 class Dispositions:
     """Bit n - 1 of a mask stands for signal n, as in /proc/<pid>/status."""

@@ -1,8 +1,9 @@
 """The other processes that containerd runs in a container.
 
 An exec's life: added (a spec, nothing runs) → starting → runs → ended, its exit told → deleted. One
-that fails to start is as it was added. While one runs its container does not fall asleep; it is
-woken first, and the container's lock keeps the dump and the start of an exec apart.
+that fails to start has ended, with status 255 and no event. While one runs its container does not
+fall asleep; it is woken first, and the container's lock keeps the dump and the start of an exec
+apart.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from zeropod.container import events
 from zeropod.container.events import Stdio
@@ -26,6 +27,8 @@ from zeropod.oci.reaper import Exit
 
 if TYPE_CHECKING:
     from zeropod.container.container import Container
+
+_NEVER_RAN: Final = 255
 
 
 class Execs:
@@ -82,10 +85,9 @@ class Execs:
                 container.emit(events.ExecStarted(container.id, exec.id, pid))
         except BaseException:
             exec.over.set_result(None)
-            exec.over = None
             hold.close()
             exec.close_io()
-            exec.io = None
+            exec.set_exit(Exit(_NEVER_RAN, time.time_ns()))  # whoever waits for it is told
             raise
         exec.release = hold.close
         container.reaper.watch(pid).add_done_callback(lambda done: self._ended(exec, done))
@@ -114,13 +116,15 @@ class Execs:
         exec.close_io()
         del self._execs[exec.id]
         exit = exec.exit or Exit(0, time.time_ns())
+        exec.set_exit(exit)
         gone = events.Deleted(container.id, exec.id, exec.pid, exit)
         container.emit(gone)
         return gone
 
     async def _run(self, exec: Exec) -> int:
         container = self._container
-        io = exec.io = ProcessIO(container.pod.loop, exec.stdio, keep=False)
+        owner = container.runtime.options.io_owner
+        io = exec.io = ProcessIO(container.pod.loop, exec.stdio, keep=False, owner=owner)
         pid = 0
         spec, pid_file = (container.bundle.path / f"{exec.id}.{kind}" for kind in ("json", "pid"))
         try:

@@ -2,7 +2,8 @@
 
 The kernel side keeps the time of the last packet per port; it is read when the timer is due, never
 polled. What forbids a sleep meanwhile (a live exec) stops the timer; a dump that failed makes the
-wait longer, twice as long each time up to an hour.
+wait longer, twice as long each time up to an hour. What may take its time without a packet (an app
+that was told to stop, and saves its data) puts it off.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class IdleTimer:
         self._inhibitors: Counter[str] = Counter()
         self._since_ns = time.monotonic_ns()
         self._backoff_ns = 0
+        self._not_before_ns = 0
 
     @property
     def is_due(self) -> bool:
@@ -61,6 +63,10 @@ class IdleTimer:
     def touch(self) -> None:
         """Something happened that is no packet."""
         self._since_ns = time.monotonic_ns()
+
+    def put_off(self, seconds: float) -> None:
+        """No sleep before so much time has passed."""
+        self._not_before_ns = max(self._not_before_ns, time.monotonic_ns() + int(seconds * _NS))
 
     def back_off(self) -> None:
         """The sleep did not come about: wait longer before the next try."""
@@ -86,7 +92,7 @@ class IdleTimer:
 
     def _due_ns(self) -> int:
         last_ns = max(self._since_ns, self._last_activity_ns())
-        return last_ns + max(self._duration_ns, self._backoff_ns)
+        return max(self._not_before_ns, last_ns + max(self._duration_ns, self._backoff_ns))
 
     def _on_timer(self) -> None:
         if self.is_due:

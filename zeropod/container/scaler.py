@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
@@ -28,12 +29,12 @@ from zeropod.checkpoint.fresh import FreshEngine
 from zeropod.checkpoint.image import ImageDir, ImageStore
 from zeropod.checkpoint.runc import RuncEngine
 from zeropod.config import Settings, StopAsleep
-from zeropod.container.disposition import Dispositions, Effect
+from zeropod.container.disposition import Delivery, Dispositions, Effect
 from zeropod.container.idle import IdleTimer
 from zeropod.container.phase import UP, Move, Phase, advance
 from zeropod.container.process import Init
 from zeropod.container.state import Verb
-from zeropod.container.wake import Trigger, Wake
+from zeropod.container.wake import Trigger, Wake, unplanned
 from zeropod.errors import ActivatorError, FailedPrecondition, RestoreFailed, ZeropodError
 from zeropod.oci.bundle import Bundle
 from zeropod.oci.reaper import Exit, Reaper
@@ -46,6 +47,9 @@ log = logging.getLogger(__name__)
 _LOST_STATUS: Final = 128
 _SIGKILL: Final = 9
 _SIGTERM: Final = 15
+_STOPS: Final = frozenset({2, 3, _SIGTERM})
+_STOP_S: Final = 3600.0
+_SIGNAL_S: Final = 60.0
 _HANDLERS_S: Final = 5.0
 _LOOK_S: Final = 0.01
 
@@ -171,12 +175,23 @@ class Scaler:
         """No scale-down meanwhile. ``counts``: its end is activity."""
         return self._idle.inhibit(reason, counts=counts)
 
-    async def kill_asleep(self, number: int) -> Exit | None:
+    def signalled(self, number: int) -> None:
+        """A signal is sent to the awake container: what it does about it may take its time.
+
+        An app that was told to stop may save its data for minutes without a packet. Whoever has
+        stopped it ends it after a grace period, so the wait is as good as for ever.
+        """
+        if number > 0:
+            self._idle.put_off(_STOP_S if number in _STOPS else _SIGNAL_S)
+
+    async def kill_asleep(self, number: int) -> Exit | Delivery:
         """A signal for a container that may be asleep.
 
-        Returns how the container ended by it, or None: then it is to be delivered if the container
-        runs, and is lost on it if it sleeps.
+        Returns how the container ended by it, or whether it is still to be delivered.
         """
+        if self.phase is Phase.DUMPING and number == _SIGKILL:
+            with contextlib.suppress(ProcessLookupError):  # the dump has ended it
+                os.kill(self._container.init.live_pid, _SIGKILL)
         while self.phase is Phase.DUMPING or (self.phase is Phase.WAKING and number != _SIGKILL):
             await self._next()
         effect = self._signals.effect(number) if number > 0 else Effect.IGNORED
@@ -191,10 +206,12 @@ class Scaler:
             ):
                 await self.ensure_awake(cause)
                 await self._handles_signals()
-            return None
-        if self.phase in UP or (asleep and effect is Effect.IGNORED):
-            return None
-        return self._exit_by(number) if await self._abandon() else None
+            return Delivery.DUE
+        if asleep and effect is Effect.IGNORED:
+            return Delivery.MOOT
+        if self.phase in UP or not await self._abandon():
+            return Delivery.DUE
+        return self._exit_by(number)
 
     async def _handles_signals(self) -> None:
         """Wait until init treats signals as the one that slept did, or for a bound.
@@ -228,7 +245,7 @@ class Scaler:
             known = container.settings.ports
             found = frozenset(known) if known else await self._find_ports(container.init.live_pid)
             self._group = self._open_group(found, self._on_event)
-        except (ActivatorError, OSError) as error:
+        except (ActivatorError, OSError, ValueError) as error:  # ValueError: more than 64 ports
             self.reason = str(error)
             self._advance(Move.REFUSED)
             log.error("%s: is not scaled: %s", container.id, error)
@@ -254,10 +271,10 @@ class Scaler:
                 return
             self._idle.stop()
             started_ns = time.monotonic_ns()
-            self._group.hold()
             container.move(Verb.SCALE_DOWN)
             self._advance(Move.IDLE)
             try:
+                self._group.hold()
                 await self._dump()
             except (ZeropodError, OSError) as error:
                 self._dump_failed(error)
@@ -302,7 +319,7 @@ class Scaler:
             stdio = self._container.stdio_for_restore()
             self._plan = self.engine.plan(self._target, self._images, stdio)
         except (ZeropodError, OSError) as error:
-            self._begin_wake().failed(RestoreFailed(f"restore {self._container.id}: {error}"))
+            self._begin_wake().failed(unplanned(self._container.id, error))
             return
         self._group.arm(self._plan)
 
@@ -347,7 +364,14 @@ class Scaler:
         with hold:
             try:
                 pid = await wake.run()
-            except RestoreFailed as error:
+                if wake.state_lost or self.engine is self._fresh:
+                    self._settled_at = self._loop.time() + _HANDLERS_S
+                container.adopt(pid)
+            except Exception as error:
+                if not isinstance(error, RestoreFailed):
+                    log.exception("%s: the wake-up broke off", container.id)
+                    await self._clear_away()
+                    error = RestoreFailed(f"restore {container.id}: {error}")
                 self._lost = error
                 self._advance(Move.LOST)
                 container.publish_exit(Exit(_LOST_STATUS, time.time_ns()))
@@ -356,9 +380,6 @@ class Scaler:
                 self._wake = None
                 self.counts["restore_errors"] += len(wake.errors)
                 self._close_plan()
-            if wake.state_lost or self.engine is self._fresh:
-                self._settled_at = self._loop.time() + _HANDLERS_S
-            container.adopt(pid)
             container.move(Verb.AWAKE)
         if self._group is not None:
             self._group.awake()
@@ -369,6 +390,14 @@ class Scaler:
         self._idle.touch()
         self._idle.start()
         log.info("%s: awake as process %d after %.0f ms", container.id, pid, took_ms)
+
+    async def _clear_away(self) -> None:
+        """Nothing of a wake-up that broke off lives on."""
+        assert self._target and self._images
+        try:
+            await self.engine.abort(self._target, self._images, 0)
+        except (ZeropodError, OSError) as error:
+            log.error("%s: what is left of it: %s", self._container.id, error)
 
     async def _abandon(self) -> bool:
         """End a sleep or a wake-up, and the container with it. Returns when nothing of it lives.

@@ -112,13 +112,22 @@ class ProcessIO:
 
     Args:
         keep: init's way: our copies of the process's ends stay open until `finish`.
+        owner: (uid, gid) of the pipes.
 
     Raises:
         InvalidArgument: a path that is no FIFO. Unimplemented: a logging URI.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, paths: Stdio, *, keep: bool) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        paths: Stdio,
+        *,
+        keep: bool,
+        owner: tuple[int, int] = (0, 0),
+    ) -> None:
         self._loop = loop
+        self._owner = owner
         self._keep = keep
         self.paths = paths
         self._child = [-1, -1, -1]
@@ -149,17 +158,23 @@ class ProcessIO:
     def _open(self, paths: Stdio) -> None:
         if paths.stdin:
             fifo = open_fifo(paths.stdin)
-            read, write = os.pipe2(os.O_CLOEXEC)
+            read, write = self._pipe()
             os.set_blocking(write, False)
             self._child[0] = read
             self._input = Copy(self._loop, fifo, write)
         for number, path in ((1, paths.stdout), (2, paths.stderr)):
             if path:
                 fifo = open_fifo(path)
-                read, write = os.pipe2(os.O_CLOEXEC)
+                read, write = self._pipe()
                 os.set_blocking(read, False)
                 self._child[number] = write
                 self._outputs.append(Copy(self._loop, read, fifo))
+
+    def _pipe(self) -> tuple[int, int]:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        if self._owner != (0, 0):
+            os.fchown(read, *self._owner)  # a pipe has one inode
+        return read, write
 
     @property
     def child_fds(self) -> tuple[int, int, int]:

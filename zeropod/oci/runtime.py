@@ -42,6 +42,11 @@ class RuntimeOptions:
     criu_image_path: str = ""
     criu_work_path: str = ""
 
+    @property
+    def io_owner(self) -> tuple[int, int]:
+        """(uid, gid) of the pipes of a process: a user namespace's root may open them anew."""
+        return self.io_uid, self.io_gid
+
     def note(self, bundle: Path) -> None:
         """Write them into the bundle, for a `delete` that has to do without the shim."""
         (bundle / NOTE).write_text(json.dumps(asdict(self)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import pytest
 
 from tests.unit.checkpoint.fakes import FakeContainer, FakeEngine, FakeGroup, store_below
 from zeropod.config import RestoreFailure, Settings, StopAsleep
+from zeropod.container.disposition import Delivery
 from zeropod.container.phase import MOVES, Move, Phase, advance
 from zeropod.container.scaler import Scaler
 from zeropod.container.state import State
@@ -22,6 +25,7 @@ from zeropod.errors import (
     Internal,
     RestoreFailed,
 )
+from zeropod.oci.reaper import Exit
 
 _TRAPS = 'trap "exit 0" TERM; trap "" HUP'
 
@@ -144,7 +148,7 @@ async def test_no_port_group_means_unscaled(rig: Rig) -> None:
     await rig.until(Phase.UNSCALED)
     assert rig.scaler.reason == "no BTF"
     await rig.scaler.ensure_awake("exec")
-    assert await rig.scaler.kill_asleep(9) is None
+    assert await rig.scaler.kill_asleep(9) is Delivery.DUE
 
 
 async def test_a_proved_failure_is_tried_once_more(rig: Rig) -> None:
@@ -239,14 +243,14 @@ async def test_the_lock_excludes_the_dump(rig: Rig) -> None:
 async def test_a_fatal_signal_ends_the_sleeper(rig: Rig, number: int, status: int) -> None:
     await rig.asleep()
     exit = await rig.scaler.kill_asleep(number)
-    assert exit is not None and exit.status == status
+    assert isinstance(exit, Exit) and exit.status == status
     rig.container.publish_exit(exit)
     assert rig.group.fired == [] and "drop" in rig.group.calls and rig.group.closed
 
 
 async def test_a_handled_signal_restores(rig: Rig) -> None:
     await rig.asleep()
-    assert await rig.scaler.kill_asleep(15) is None
+    assert await rig.scaler.kill_asleep(15) is Delivery.DUE
     assert len(rig.group.fired) == 1
 
 
@@ -272,7 +276,7 @@ async def test_a_signal_waits_for_the_handler_of_a_fresh_start(rig: Rig, woken_b
             assert not (await asyncio.wait([kill], timeout=0.05))[0]
             process.stdin.write(b"\n")
             process.stdin.flush()
-            assert await kill is None
+            assert await kill is Delivery.DUE
         process.kill()
 
 
@@ -284,7 +288,7 @@ async def test_a_signal_does_not_wait_for_the_handlers_of_a_restored_app(rig: Ri
         with rig.scaler.inhibit("test"):
             rig.group.connection()
             await rig.until(Phase.AWAKE)
-            assert await asyncio.wait_for(rig.scaler.kill_asleep(15), 1) is None
+            assert await asyncio.wait_for(rig.scaler.kill_asleep(15), 1) is Delivery.DUE
         process.kill()
 
 
@@ -292,14 +296,14 @@ async def test_stop_asleep_discard_takes_the_short_way(tmp_path: Path, init_pid:
     rig = await make(tmp_path, init_pid, stop_asleep=StopAsleep.DISCARD)
     await rig.asleep()
     exit = await rig.scaler.kill_asleep(15)
-    assert exit is not None and exit.status == 143
+    assert isinstance(exit, Exit) and exit.status == 143
     await rig.scaler.close()
 
 
 @pytest.mark.parametrize("number", [1, 23, 0])
 async def test_an_ignored_signal_does_nothing(rig: Rig, number: int) -> None:
     await rig.asleep()
-    assert await rig.scaler.kill_asleep(number) is None
+    assert await rig.scaler.kill_asleep(number) is Delivery.MOOT
     assert rig.group.fired == [] and rig.scaler.phase is Phase.ASLEEP
 
 
@@ -309,7 +313,7 @@ async def test_sigkill_in_mid_restore(rig: Rig) -> None:
     rig.group.connection()
     await rig.engine.finishing.wait()
     exit = await rig.scaler.kill_asleep(9)
-    assert exit is not None and exit.status == 137
+    assert isinstance(exit, Exit) and exit.status == 137
     assert rig.engine.aborted == [1001]
     rig.container.publish_exit(exit)
 
@@ -318,7 +322,7 @@ async def test_sigkill_in_the_moment_of_firing(rig: Rig) -> None:
     await rig.asleep()
     rig.group.connection()  # fired; the event is still on its way
     exit = await rig.scaler.kill_asleep(9)
-    assert exit is not None and exit.status == 137
+    assert isinstance(exit, Exit) and exit.status == 137
     assert rig.engine.aborted == [1001]
     rig.container.publish_exit(exit)
 
@@ -332,7 +336,7 @@ async def test_sigterm_in_mid_restore_waits_for_it(rig: Rig) -> None:
     await asyncio.wait([kill], timeout=0)
     assert not kill.done()
     rig.engine.finish_go_on.set()
-    assert await kill is None
+    assert await kill is Delivery.DUE
 
 
 @pytest.mark.parametrize("moment", ["dumping", "asleep", "fired", "waking", "awake"])
@@ -403,5 +407,57 @@ async def test_kill_of_what_is_lost_meanwhile(rig: Rig) -> None:
     rig.fresh.ends = [RestoreFailed("y")]
     rig.group.connection()
     await rig.until(Phase.ENDED)
-    assert await rig.scaler.kill_asleep(9) is None
+    assert await rig.scaler.kill_asleep(9) is Delivery.DUE
     assert rig.container.exit is not None and rig.container.exit.status == 128
+
+
+async def test_sigkill_does_not_wait_for_a_dump(rig: Rig) -> None:
+    rig.engine.go_on.clear()
+    rig.scaler.started()
+    await rig.engine.dumping.wait()
+    kill = asyncio.create_task(rig.scaler.kill_asleep(9))
+    ended = asyncio.get_running_loop().create_future()
+    pidfd = os.pidfd_open(rig.container.init.live_pid)
+    asyncio.get_running_loop().add_reader(pidfd, ended.set_result, None)
+    await asyncio.wait_for(ended, 5)
+    asyncio.get_running_loop().remove_reader(pidfd)
+    os.close(pidfd)
+    rig.engine.dump = [CheckpointFailed("init is gone")]
+    rig.engine.go_on.set()
+    assert await kill is Delivery.DUE  # to what is gone: its exit is told by the container
+
+
+@pytest.mark.parametrize(("number", "seconds"), [(15, 3000), (3, 3000), (10, 50), (0, 0)])
+async def test_what_got_a_signal_is_left_its_time(rig: Rig, number: int, seconds: int) -> None:
+    """An app that was told to stop may save its data for long without a packet."""
+    rig.scaler.signalled(number)
+    idle = rig.scaler._idle
+    assert (idle._due_ns() > time.monotonic_ns() + seconds * 10**9) is (seconds > 0)
+    assert idle.is_due is (seconds == 0)
+
+
+async def test_a_wake_up_that_breaks_off_ends_the_container(rig: Rig) -> None:
+    await rig.asleep()
+    rig.engine.ends = [OSError(30, "Read-only file system")]  # type: ignore[list-item]
+    rig.group.connection()
+    await rig.until(Phase.ENDED)
+    assert rig.container.exit is not None and rig.container.exit.status == 128
+    assert rig.engine.aborted == [0]
+
+
+async def test_a_plan_that_cannot_be_made_is_tried_again(rig: Rig) -> None:
+    """A full disk, say. The images are whole."""
+    plan = rig.engine.plan
+    failures = [OSError(28, "No space left on device")]
+
+    def once(*given: object) -> object:
+        if failures:
+            raise failures.pop()
+        return plan(*given)  # type: ignore[arg-type]
+
+    rig.engine.plan = once  # type: ignore[method-assign]
+    rig.scaler.started()
+    await rig.until(Phase.AWAKE)
+    await rig.until(Phase.WAKING)
+    await rig.until(Phase.AWAKE)
+    assert rig.scaler.counts["restores"] == 1 and not rig.fresh.plans

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.unit.container.conftest import Make
-from zeropod.container.events import Deleted, Exited
+from zeropod.container.container import Container
+from zeropod.container.disposition import Delivery
+from zeropod.container.events import Deleted, Exited, Stdio
 from zeropod.container.process import Status
 from zeropod.container.state import State
-from zeropod.errors import IllegalTransition, NotFound
+from zeropod.errors import (
+    FailedPrecondition,
+    IllegalTransition,
+    InvalidArgument,
+    NotFound,
+    RuntimeFailed,
+)
+from zeropod.oci.reaper import Exit
 
 _FOREVER = ("sleep", "60")
 
@@ -154,3 +166,107 @@ async def test_a_signal_after_the_end(make: Make) -> None:
     await box.container.wait()
     with pytest.raises(NotFound, match="already finished"):
         await box.container.kill(9)
+
+
+# -- signals -------------------------------------------------------------------------------------
+
+
+class _Sleeper:
+    """A scaler that answers as it is told, and notes what it is asked."""
+
+    def __init__(self, container: Container) -> None:
+        self.engine = SimpleNamespace(annotations=dict)
+        self.container = container
+        self.answers: list[Exit | Delivery] = []
+        self.log: list[str] = []
+
+    async def kill_asleep(self, number: int) -> Exit | Delivery:
+        self.log.append(f"asleep? {number}")
+        return self.answers.pop(0) if self.answers else Delivery.DUE
+
+    @contextlib.contextmanager
+    def inhibit(self, reason: str, *, counts: bool = False) -> Iterator[None]:
+        self.log.append("inhibited")
+        yield
+        self.log.append("free")
+
+    def signalled(self, number: int) -> None:
+        self.log.append(f"signalled {number}")
+
+    async def ensure_awake(self, cause: str) -> None: ...
+
+    def started(self) -> None: ...
+
+    def ended(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+async def test_no_dump_begins_while_a_signal_is_sent(make: Make) -> None:
+    box = await make(*_FOREVER, make_scaler=_Sleeper)
+    await box.container.start()
+    await box.container.kill(15)
+    assert box.container.scaler.log[:4] == ["asleep? 15", "inhibited", "signalled 15", "free"]
+    assert (await box.container.wait()).status == 143
+
+
+async def test_a_signal_to_what_fell_asleep_meanwhile_is_not_lost(make: Make) -> None:
+    box = await make(*_FOREVER, make_scaler=_Sleeper)
+    await box.container.start()
+    box.container.scaler.answers = [Delivery.DUE, Exit(137, 1)]
+    box.container.state_now = State.SCALED_DOWN
+    await box.container.kill(9)
+    assert (await box.container.wait()).status == 137
+    assert box.container.scaler.log[:1] == ["asleep? 9"]
+    assert box.container.scaler.log.count("asleep? 9") == 2
+    assert not any(call.startswith("kill") for call in box.calls())
+
+
+async def test_a_signal_does_not_wait_for_an_exec(make: Make) -> None:
+    box = await make(*_FOREVER)
+    await box.container.start()
+    reached = box.hold("exec")
+    exec = asyncio.create_task(box.exec("e1", "true"))
+    gate = await reached()
+    await box.container.kill(9)
+    await box.over()
+    assert not exec.done()
+    os.close(gate)
+    await asyncio.wait([exec])
+    assert (await box.container.wait()).status == 137
+
+
+# -- execs that never ran ------------------------------------------------------------------------
+
+
+async def test_an_exec_that_does_not_start_is_over(make: Make) -> None:
+    box = await make(*_FOREVER)
+    await box.container.start()
+    await box.container.add_exec("e1", b'{"args": ["true"]}', Stdio())
+    with pytest.raises(FailedPrecondition, match="process not created"):
+        await box.container.kill(9, exec_id="e1")
+    waiting = asyncio.create_task(box.container.wait("e1"))
+    box.fail("exec", "no such file")
+    with pytest.raises(RuntimeFailed, match="no such file"):
+        await box.container.start("e1")
+    assert (await asyncio.wait_for(waiting, 5)).status == 255
+    assert box.told() == []
+    assert (await box.container.delete("e1")).process_id == "e1"
+
+
+async def test_whoever_waits_for_an_exec_hears_that_it_is_deleted(make: Make) -> None:
+    box = await make(*_FOREVER)
+    await box.container.start()
+    await box.container.add_exec("e1", b'{"args": ["true"]}', Stdio())
+    waiting = asyncio.create_task(box.container.wait("e1"))
+    await asyncio.wait([waiting], timeout=0)
+    await box.container.delete("e1")
+    assert (await asyncio.wait_for(waiting, 5)).status == 0
+
+
+async def test_an_exec_needs_a_process(make: Make) -> None:
+    box = await make(*_FOREVER)
+    await box.container.start()
+    for spec in (b"", b"[]", b"{"):
+        with pytest.raises(InvalidArgument, match="exec e1: its spec is no OCI process"):
+            await box.container.add_exec("e1", spec, Stdio())
