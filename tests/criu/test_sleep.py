@@ -134,3 +134,20 @@ def _inside(pid: int, cgroup_namespace: bool) -> dict[str, object]:
             if controller and file.exists():
                 seen[f"{controller}/{limit}"] = file.read_text()
     return seen
+
+
+async def test_large_images_are_removed_in_the_background(
+    make_box: MakeBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zeropod.container.scaler._LARGE_BYTES", 0)
+    box = await make_box()
+    boot, count = await box.ask()
+    for number in range(3):
+        await box.asleep()
+        assert await box.ask() == (boot, count + number + 1)
+    with box.scaler.inhibit("test"):
+        await box.scaler.ensure_awake("test")
+        removing = [task for task in box.scaler._tasks if task.get_name().startswith("remove")]
+        if removing:
+            await asyncio.wait(removing)
+        assert not list(box.images.glob("*/.removed-*"))

@@ -31,6 +31,7 @@ _SMALL: Final = 1 << 20
 _KEEP_LIMIT: Final = 256 << 20
 _VERSION: Final = 1
 _FAILED: Final = "failed"
+_DOOMED: Final = ".removed-"
 _LOCK: Final = ".lock"
 
 _Entry = tuple[int, int | None]  # size in bytes, CRC-32 of a small file
@@ -154,6 +155,10 @@ class ImageDir:
         """Remove them. Idempotent."""
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def condemn(self) -> Path:
+        """Put them out of the way, for they take long to remove. Returns what is to be removed."""
+        return self.path.rename(self.path.with_name(f"{_DOOMED}{self.path.name}"))
+
 
 class ImageStore:
     """The image directories of one container, locked until `close`."""
@@ -172,10 +177,17 @@ class ImageStore:
         """
         Path(root).mkdir(mode=0o711, parents=True, exist_ok=True)
         path = Path(root) / container
+        ours = False
         while True:
             with contextlib.suppress(FileExistsError):
                 path.mkdir(mode=0o711)
-            lock = _lock(path)
+                ours = True
+            try:
+                lock = _lock(path)
+            except BlockingIOError:
+                if ours:
+                    continue  # a sweep has taken it for a dead shim's, and renames it
+                raise
             if lock is None:
                 continue  # removed by a sweep in between
             for entry in path.iterdir():
@@ -211,20 +223,31 @@ class ImageStore:
         self._lock = -1
 
 
-def sweep(root: str) -> list[str]:
-    """Remove the directories whose shim is dead. Returns their names."""
-    removed = []
+def condemn(root: str) -> list[Path]:
+    """Put the directories whose shim is dead out of the way. Returns what is to be removed."""
+    found = []
     with contextlib.suppress(FileNotFoundError):
         for path in Path(root).iterdir():
+            if path.name.startswith(_DOOMED):
+                found.append(path)
+                continue
             try:
                 lock = _lock(path)
             except OSError:
                 continue  # its shim lives
             if lock is not None:
-                shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    found.append(path.rename(path.with_name(f"{_DOOMED}{path.name}")))
                 os.close(lock)
-                removed.append(path.name)
-    return removed
+    return found
+
+
+def sweep(root: str) -> list[str]:
+    """Remove the directories whose shim is dead. Returns their names."""
+    found = condemn(root)
+    for path in found:
+        shutil.rmtree(path, ignore_errors=True)
+    return [path.name.removeprefix(_DOOMED) for path in found]
 
 
 def _lock(path: Path) -> int | None:

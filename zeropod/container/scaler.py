@@ -17,8 +17,9 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from zeropod._fastpath._activator import Event, EventKind, RestorePlan
@@ -52,6 +53,7 @@ _STOP_S: Final = 3600.0
 _SIGNAL_S: Final = 60.0
 _HANDLERS_S: Final = 5.0
 _LOOK_S: Final = 0.01
+_LARGE_BYTES: Final = 64 << 20
 
 
 class Group(Trigger, Protocol):
@@ -425,9 +427,16 @@ class Scaler:
             )
 
     def _discard(self) -> None:
-        if self._images is not None:
-            self._images.discard()
-            self._images = None
+        """Remove the images; large ones in the background, for everything else waits meanwhile."""
+        images, self._images = self._images, None
+        if images is None:
+            return
+        if images.size_bytes < _LARGE_BYTES:
+            images.discard()
+        else:
+            with contextlib.suppress(OSError):  # what cannot be renamed is removed with the store
+                work = remove(self._container.reaper, [images.condemn()])
+                self._own(work, "remove images")
 
     def _close_plan(self) -> None:
         if self._plan is not None:
@@ -471,6 +480,13 @@ class Scaler:
         return Exit(128 + number, time.time_ns())
 
 
+async def remove(reaper: Reaper, paths: Sequence[Path]) -> None:
+    """Remove directories that may be large, without holding up the event loop."""
+    done = await reaper.run(["rm", "-rf", "--", *map(str, paths)])
+    if done.status:
+        log.error("images are not removed: %s", done.output.decode(errors="replace").strip())
+
+
 def make_scaler(container: Container) -> Scaler:
     """A scaler with the engines and the activator of the container's pod."""
     pod = container.pod
@@ -484,7 +500,8 @@ def make_scaler(container: Container) -> Scaler:
         return activator.add(sorted(found), container.settings, on_event)
 
     def open_store() -> ImageStore:
-        image.sweep(pod.node.image_root)
+        if dead := image.condemn(pod.node.image_root):
+            pod.own(pod.loop.create_task(remove(container.reaper, dead), name="remove images"))
         return ImageStore.open(pod.node.image_root, f"{pod.namespace}.{container.id}")
 
     return Scaler(container, engine, fresh, open_group=open_group, open_store=open_store)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from zeropod.checkpoint import image
 from zeropod.checkpoint.image import ImageDir, ImageStore, sweep
 from zeropod.errors import ImageCorrupt
 
@@ -132,3 +133,38 @@ def test_a_restarted_shim_finds_it_empty(tmp_path: Path) -> None:
     with (opened.path / ".lock").open() as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     opened.close()
+
+
+def test_a_fresh_directory_that_a_sweep_has_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its locking it looks like that of a dead shim."""
+    root = tmp_path / "i"
+    lock = image._lock
+    swept: list[str] = []
+
+    def first_comes_the_sweep(path: Path) -> int | None:
+        if not swept and path.name == "ns.c2":
+            swept.append(path.name)
+            held = lock(path)
+            assert held is not None
+            try:
+                return lock(path)
+            finally:
+                path.rename(path.with_name(".removed-ns.c2"))
+                os.close(held)
+        return lock(path)
+
+    monkeypatch.setattr(image, "_lock", first_comes_the_sweep)
+    store = ImageStore.open(str(root), "ns.c2")
+    assert swept and store.path.is_dir()
+    assert sweep(str(root)) == ["ns.c2"]
+    assert store.path.is_dir()
+    store.close()
+
+
+def test_condemned_images_are_out_of_the_way(store: ImageStore, images: ImageDir) -> None:
+    gone = images.condemn()
+    assert gone.exists() and not images.path.exists()
+    store.close()
+    assert not gone.exists()
