@@ -16,8 +16,9 @@ import contextlib
 import logging
 import os
 import signal as signals
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zeropod.config import CRI_CONTAINER_NAME, Settings
 from zeropod.container import events
@@ -25,6 +26,7 @@ from zeropod.container.disposition import Delivery
 from zeropod.container.eligible import why_unscaled
 from zeropod.container.events import Stdio
 from zeropod.container.execs import Execs
+from zeropod.container.limits import Limits
 from zeropod.container.process import Init, Process, ProcessInfo, ProcessStatus, Status
 from zeropod.container.state import State, Verb, move
 from zeropod.container.stats import Meter, Usage
@@ -73,6 +75,8 @@ class Container:
         self._rootfs = request.rootfs
         self.execs = Execs(self)
         self._held_exit: tuple[int, Exit] | None = None
+        self._paused = contextlib.ExitStack()
+        self.limits = Limits(self)
         self._starting = False
 
     @classmethod
@@ -186,10 +190,40 @@ class Container:
             if self.state_now is State.CREATED:
                 await hold.enter_async_context(self.lock)
             move(self.state_now, Verb.KILL, self.id)
-            if self.state_now not in (State.CREATED, State.RUNNING):
+            if self.state_now not in (State.CREATED, State.RUNNING, State.PAUSED):
                 return False
             await self.runtime.kill(self.id, self.bundle.path, number, all=all)
             return True
+
+    async def pause(self) -> None:
+        """Freeze the container; one that sleeps is woken first. It does not sleep meanwhile."""
+        with contextlib.ExitStack() as hold:
+            if self.scaler is not None:
+                hold.enter_context(self.scaler.inhibit("paused", counts=True))
+                await self.scaler.ensure_awake("pause")
+            async with self.lock:
+                after = move(self.state_now, Verb.PAUSE, self.id)
+                await self.runtime.pause(self.id, self.bundle.path)
+                if self.state_now is not State.RUNNING:
+                    return  # it has ended
+                self.state_now = after
+                self._paused.push(hold.pop_all())
+                self.emit(events.Paused(self.id))
+
+    async def resume(self) -> None:
+        async with self.lock:
+            after = move(self.state_now, Verb.RESUME, self.id)
+            await self.runtime.resume(self.id, self.bundle.path)
+            if self.state_now is State.PAUSED:
+                self.state_now = after
+                self._paused.close()
+                self.emit(events.Resumed(self.id))
+
+    async def update(self, resources: Mapping[str, Any]) -> None:
+        """Set limits (OCI LinuxResources), also those that a restore will find."""
+        async with self.lock:
+            move(self.state_now, Verb.UPDATE, self.id)
+            await self.limits.update(resources)
 
     async def delete(self, exec_id: str = "") -> events.Deleted:
         """Take away what has ended: an exec, or the container with all it has."""
@@ -218,6 +252,8 @@ class Container:
         process = self._process(exec_id)
         if process.exit is not None:
             status = Status.STOPPED
+        elif self.state_now is State.PAUSED:
+            status = Status.PAUSED
         elif exec_id:
             status = Status.RUNNING if process.pid else Status.CREATED
         else:
@@ -240,7 +276,7 @@ class Container:
         """All processes of the container; asleep, the first pid alone."""
         by_pid = {exec.pid: exec.id for exec in self.execs if exec.pid}
         found = self.meter.cgroups.processes() if self.meter.cgroups else set()
-        if self.state_now is not State.RUNNING or not found:
+        if self.state_now not in (State.RUNNING, State.PAUSED) or not found:
             return [ProcessInfo(self.init.pid)]
         return [ProcessInfo(pid, by_pid.get(pid, "")) for pid in sorted(found)]
 
@@ -290,6 +326,7 @@ class Container:
             self.init.reap_restored(self.reaper)
         elif verb is Verb.AWAKE:
             self._flush_held_exit()
+            self.limits.awake()
 
     def adopt(self, pid: int) -> None:
         """``pid`` is the restored (or freshly started) init. Its exit counts from now on."""
@@ -301,12 +338,15 @@ class Container:
         """The container has ended. Does nothing when that was known."""
         if self.init.exit is not None:
             return
+        paused = self.state_now is State.PAUSED
         lived = self.state_now not in (State.SCALED_DOWN, State.WAKING)
         self.state_now = move(self.state_now, Verb.EXIT, self.id)
         self.init.live_pid = 0
         if self.scaler is not None:
             self.scaler.ended()
-        end = self._end(exit, leftovers=lived and self.bundle.namespace_path("pid") != "")
+        self._paused.close()
+        leftovers = lived and self.bundle.namespace_path("pid") != ""
+        end = self._end(exit, leftovers=leftovers, paused=paused)
         self.pod.own(self.pod.loop.create_task(end, name=f"exit {self.id}"))
 
     # -- processes -----------------------------------------------------------------------------
@@ -328,12 +368,15 @@ class Container:
             (_, exit), self._held_exit = self._held_exit, None
             self.publish_exit(exit)
 
-    async def _end(self, exit: Exit, *, leftovers: bool) -> None:
+    async def _end(self, exit: Exit, *, leftovers: bool, paused: bool) -> None:
         """Tell of init's exit, after those of the execs.
 
         With a pid namespace of its own init has taken everybody along; without one the container's
         other processes live on (``leftovers``) and are killed, as the stock shim does.
         """
+        if paused:  # an empty frozen cgroup is in the way of its removal
+            with contextlib.suppress(RuntimeFailed, DeadlineExceeded):
+                await self.runtime.resume(self.id, self.bundle.path)
         if leftovers:
             async with self.lock:  # an exec that is being started is one of them
                 with contextlib.suppress(NotFound):

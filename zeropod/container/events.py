@@ -68,4 +68,14 @@ class Deleted:
     exit: Exit
 
 
-Event = Created | Started | ExecAdded | ExecStarted | Exited | Deleted
+@dataclass(frozen=True, slots=True)
+class Paused:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    id: str
+
+
+Event = Created | Started | ExecAdded | ExecStarted | Exited | Deleted | Paused | Resumed

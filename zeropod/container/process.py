@@ -17,6 +17,7 @@ class Status(Enum):
 
     CREATED = "created"
     RUNNING = "running"
+    PAUSED = "paused"
     STOPPED = "stopped"
 
 

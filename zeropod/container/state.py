@@ -2,7 +2,8 @@
 
 state          to containerd  process        left by
 CREATED        CREATED        waits          start, exit, delete
-RUNNING        RUNNING        lives          exit, scale-down
+RUNNING        RUNNING        lives          exit, scale-down, pause
+PAUSED         PAUSED         frozen         resume, exit
 SCALING_DOWN   RUNNING        being dumped   asleep (dumped), awake (dump failed), exit
 SCALED_DOWN    RUNNING        none           restore, exit (ended without a restore)
 WAKING         RUNNING        being restored awake, exit (restore failed or killed)
@@ -22,6 +23,7 @@ from zeropod.errors import IllegalTransition, NotFound
 class State(Enum):
     CREATED = "created"
     RUNNING = "running"
+    PAUSED = "paused"
     SCALING_DOWN = "scaling-down"
     SCALED_DOWN = "scaled-down"
     WAKING = "waking"
@@ -33,11 +35,14 @@ class Verb(Enum):
     START = "start"
     EXEC = "exec in"
     KILL = "kill"
+    PAUSE = "pause"
+    RESUME = "resume"
+    UPDATE = "update"
     DELETE = "delete"
     SCALE_DOWN = "scale down"
     ASLEEP = "put to sleep"
     RESTORE = "restore"
-    AWAKE = "resume"
+    AWAKE = "wake"
     EXIT = "end"
 
 
@@ -50,6 +55,17 @@ _MOVES: Final[Mapping[tuple[State, Verb], State]] = {
     (State.RUNNING, Verb.KILL): State.RUNNING,
     (State.RUNNING, Verb.EXIT): State.STOPPED,
     (State.RUNNING, Verb.SCALE_DOWN): State.SCALING_DOWN,
+    (State.RUNNING, Verb.PAUSE): State.PAUSED,
+    (State.PAUSED, Verb.RESUME): State.RUNNING,
+    (State.PAUSED, Verb.KILL): State.PAUSED,
+    (State.PAUSED, Verb.EXIT): State.STOPPED,
+    **{
+        (state, Verb.UPDATE): state
+        for state in (
+            *(State.CREATED, State.RUNNING, State.PAUSED),
+            *(State.SCALING_DOWN, State.SCALED_DOWN, State.WAKING),
+        )
+    },
     (State.SCALING_DOWN, Verb.EXEC): State.SCALING_DOWN,
     (State.SCALING_DOWN, Verb.KILL): State.SCALING_DOWN,
     (State.SCALING_DOWN, Verb.ASLEEP): State.SCALED_DOWN,

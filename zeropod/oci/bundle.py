@@ -63,6 +63,19 @@ class Bundle:
         if not extra:
             return
         self.config["annotations"] = {**self.annotations, **extra}
+        self._write()
+
+    def update_resources(self, resources: Mapping[str, Any]) -> None:
+        """Write new limits (OCI LinuxResources) over those in config.json, atomically.
+
+        A restore, or a fresh start, takes its limits from there. As the runtime's own update reads
+        it, what is null, zero or empty is no change.
+        """
+        linux = self.config.setdefault("linux", {})
+        linux["resources"] = _merged(linux.get("resources") or {}, resources)
+        self._write()
+
+    def _write(self) -> None:
         file = self.path / "config.json"
         fresh = file.with_suffix(".json.new")
         mode = file.stat().st_mode & 0o777
@@ -70,3 +83,13 @@ class Bundle:
         with os.fdopen(descriptor, "w") as out:
             json.dump(self.config, out, separators=(",", ":"))
         fresh.rename(file)
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(old)
+    for key, value in new.items():
+        if isinstance(value, Mapping):
+            found[key] = _merged(found.get(key) or {}, value)
+        elif value:
+            found[key] = value
+    return found

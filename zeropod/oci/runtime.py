@@ -144,6 +144,14 @@ class Runtime:
         assert isinstance(found, dict)
         return found
 
+    async def pause(self, id: str, bundle: Path) -> None:
+        """Freeze every process of the container."""
+        await self._run("pause", id, bundle, [id])
+
+    async def resume(self, id: str, bundle: Path) -> None:
+        """Let them go on."""
+        await self._run("resume", id, bundle, [id])
+
     async def update(self, id: str, bundle: Path, resources: Path) -> None:
         """Set limits from a file of OCI LinuxResources."""
         await self._run("update", id, bundle, ["--resources", str(resources), id])

@@ -192,3 +192,13 @@ def _(event: events.Deleted) -> tuple[str, Message] | None:
         exit_status=event.exit.status,
         exited_at=timestamp(event.exit.at_ns),
     )
+
+
+@encode.register
+def _(event: events.Paused) -> tuple[str, Message]:
+    return "/tasks/paused", pb.TaskPaused(container_id=event.id)
+
+
+@encode.register
+def _(event: events.Resumed) -> tuple[str, Message]:
+    return "/tasks/resumed", pb.TaskResumed(container_id=event.id)

@@ -6,6 +6,7 @@ version lacks answers Unimplemented, as does every method that the table does no
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -34,6 +35,7 @@ SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 _STATUS: Final = {
     Status.CREATED: types.CREATED,
     Status.RUNNING: types.RUNNING,
+    Status.PAUSED: types.PAUSED,
     Status.STOPPED: types.STOPPED,
 }
 _MAX_SIGNAL: Final = 64
@@ -72,6 +74,9 @@ class TaskService:
             "Start": Method(pb.StartRequest, self._start),
             "Delete": Method(pb.DeleteRequest, self._delete),
             "Pids": Method(pb.PidsRequest, self._pids),
+            "Pause": Method(pb.PauseRequest, self._pause),
+            "Resume": Method(pb.ResumeRequest, self._resume),
+            "Update": Method(pb.UpdateTaskRequest, self._update),
             "Kill": Method(pb.KillRequest, self._kill),
             "Exec": Method(pb.ExecProcessRequest, self._exec),
             "ResizePty": Method(pb.ResizePtyRequest, self._resize),
@@ -126,6 +131,25 @@ class TaskService:
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
         container = self._registry.get(request.id)
         await container.add_exec(request.exec_id, request.spec.value, stdio)
+        return Empty()
+
+    async def _pause(self, request: pb.PauseRequest) -> Empty:
+        await self._registry.get(request.id).pause()
+        return Empty()
+
+    async def _resume(self, request: pb.ResumeRequest) -> Empty:
+        await self._registry.get(request.id).resume()
+        return Empty()
+
+    async def _update(self, request: pb.UpdateTaskRequest) -> Empty:
+        container = self._registry.get(request.id)
+        try:
+            resources = json.loads(request.resources.value or b"{}")
+        except ValueError as error:
+            raise InvalidArgument(f"update: the resources are not JSON: {error}") from error
+        if not isinstance(resources, dict):
+            raise InvalidArgument("update: the resources are no object")
+        await container.update(resources)
         return Empty()
 
     async def _kill(self, request: pb.KillRequest) -> Empty:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 VALUES = {
     *("--root", "--log", "--log-format", "--bundle", "--pid-file", "--process"),
-    "--console-socket",
+    *("--console-socket", "--resources"),
 }
 
 
@@ -111,6 +111,21 @@ def kill() -> None:
         refuse("container not running")
     for pid in living:
         os.kill(pid, int(REST[0]))
+
+
+def pause() -> None:
+    for pid in pids():
+        os.kill(pid, signal.SIGSTOP)
+
+
+def resume() -> None:
+    for pid in pids():
+        if alive(pid):
+            os.kill(pid, signal.SIGCONT)
+
+
+def update() -> None:
+    (BUNDLE / "updates").open("a").write(Path(OPTIONS["--resources"]).read_text() + "\n")
 
 
 def delete() -> None:

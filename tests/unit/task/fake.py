@@ -77,6 +77,18 @@ class FakeContainer:
     async def close_io(self, exec_id: str = "") -> None:
         self._note("close_io", exec_id)
 
+    async def pause(self) -> None:
+        self._note("pause")
+
+    async def resume(self) -> None:
+        self._note("resume")
+
+    async def update(self, resources: dict[str, Any]) -> None:
+        self._note("update", resources)
+
+    async def resize(self, width: int, height: int, exec_id: str = "") -> None:
+        self._note("resize", width, height, exec_id)
+
 
 class Maker:
     """Makes fake containers in place of `Container.create`."""

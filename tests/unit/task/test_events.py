@@ -249,6 +249,8 @@ STDIO = events.Stdio("/i", "/o", "/e", terminal=True)
             "/tasks/exec-started",
             pb.TaskExecStarted(container_id="c1", exec_id="e1", pid=9),
         ),
+        (events.Paused("c1"), "/tasks/paused", pb.TaskPaused(container_id="c1")),
+        (events.Resumed("c1"), "/tasks/resumed", pb.TaskResumed(container_id="c1")),
         (
             events.Deleted("c1", "c1", 9, EXIT),
             "/tasks/delete",

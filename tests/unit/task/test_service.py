@@ -46,8 +46,12 @@ REQUESTS: dict[str, tuple[Message, type[Message]]] = {
     "Pids": (pb.PidsRequest(id="c1"), pb.PidsResponse),
     "Stats": (pb.StatsRequest(id="c1"), pb.StatsResponse),
     "CloseIO": (pb.CloseIORequest(id="c1", stdin=True), Empty),
+    "ResizePty": (pb.ResizePtyRequest(id="c1", width=80, height=24), Empty),
+    "Pause": (pb.PauseRequest(id="c1"), Empty),
+    "Resume": (pb.ResumeRequest(id="c1"), Empty),
+    "Update": (pb.UpdateTaskRequest(id="c1"), Empty),
 }
-VERBS = {"Exec": "add_exec", "CloseIO": "close_io"}
+VERBS = {"Exec": "add_exec", "CloseIO": "close_io", "ResizePty": "resize"}
 
 
 async def refused(shim: Shim, method: str, request: Message) -> RemoteError:
@@ -249,6 +253,27 @@ async def test_close_io_concerns_stdin_alone(shim: Shim) -> None:
     assert calls[-1] == ("close_io", "e1")
 
 
+async def test_resize_in_characters(shim: Shim) -> None:
+    await shim.create()
+    request = pb.ResizePtyRequest(id="c1", exec_id="e1", width=132, height=43)
+    await shim.call("ResizePty", request, Empty)
+    assert shim.maker["c1"].calls[-1] == ("resize", 132, 43, "e1")
+    error = await refused(shim, "ResizePty", pb.ResizePtyRequest(id="c1", width=65536))
+    assert (error.status, str(error)) == (Code.INVALID_ARGUMENT, "resize: 65536x0 is too large")
+
+
+async def test_update_takes_the_limits_as_json(shim: Shim) -> None:
+    await shim.create()
+    resources = Any(type_url="types.containerd.io/opencontainers/runtime-spec/1/LinuxResources")
+    resources.value = b'{"memory": {"limit": 5}}'
+    await shim.call("Update", pb.UpdateTaskRequest(id="c1", resources=resources), Empty)
+    assert shim.maker["c1"].calls[-1] == ("update", {"memory": {"limit": 5}})
+    for value in (b"{", b"[1]"):
+        resources.value = value
+        request = pb.UpdateTaskRequest(id="c1", resources=resources)
+        assert (await refused(shim, "Update", request)).status == Code.INVALID_ARGUMENT
+
+
 async def test_connect(shim: Shim) -> None:
     answer = await shim.call("Connect", pb.ConnectRequest(id="c1"), pb.ConnectResponse)
     assert (answer.shim_pid, answer.task_pid) == (os.getpid(), 0)
@@ -295,7 +320,7 @@ async def test_what_a_container_raises_keeps_its_code_and_words(
     assert str(raised) in str(error)
 
 
-@pytest.mark.parametrize("method", ["Pause", "Resume", "Checkpoint", "Update", "Nap"])
+@pytest.mark.parametrize("method", ["Checkpoint", "Nap"])
 async def test_what_is_not_there_yet_says_so(shim: Shim, method: str) -> None:
     error = await refused(shim, method, pb.StateRequest(id="c1"))
     assert error.status == Code.UNIMPLEMENTED

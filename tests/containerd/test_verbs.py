@@ -1,0 +1,92 @@
+"""Update, Pause and Resume through containerd, awake and asleep."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from lab.pods import Container
+from lab.proto import cri_pb2 as pb
+
+from .conftest import MakePod
+from .test_sleep import FAST, asleep, keeps
+
+_MIB = 1 << 20
+
+
+def _limit(app: Container) -> int:
+    """The memory limit that the kernel holds the running container to."""
+    for folder in app.cgroups():
+        for name in ("memory.limit_in_bytes", "memory.max"):
+            if (file := Path(folder) / name).exists():
+                return int(file.read_text())
+    raise AssertionError(f"{app.id} has no memory limit in {app.cgroups()}")
+
+
+def _update(app: Container, mib: int) -> None:
+    app.pod.node.cri.update(
+        app.id, pb.LinuxContainerResources(memory_limit_in_bytes=mib * _MIB, cpu_shares=2)
+    )
+
+
+def test_limits_survive_sleeps(no_leaks: None, make_pod: MakePod) -> None:
+    """Those of the start, those set awake, and those set asleep."""
+    pod = make_pod("stateful", FAST, memory_limit=300 * _MIB)
+    (app,) = pod.containers
+    before = pod.get()
+    assert _limit(app) == 300 * _MIB
+    app.wait_asleep()
+    after = pod.get()
+    assert keeps(before, after) and _limit(app) == 300 * _MIB
+    _update(app, 310)
+    assert _limit(app) == 310 * _MIB
+    app.wait_asleep()
+    before, after = after, pod.get()
+    assert keeps(before, after) and _limit(app) == 310 * _MIB
+    app.wait_asleep()
+    _update(app, 320)
+    assert not app.live_pids()
+    before, after = after, pod.get()
+    assert keeps(before, after) and _limit(app) == 320 * _MIB
+    pod.remove()
+
+
+def _ctr(app: Container, verb: str) -> str:
+    return app.pod.node.run(["ctr", "--namespace=k8s.io", "tasks", verb, app.id])
+
+
+def _listed(app: Container) -> str:
+    lines = app.pod.node.run(["ctr", "--namespace=k8s.io", "tasks", "ls"]).splitlines()
+    return next(line.split()[2] for line in lines if line.startswith(app.id))
+
+
+def test_a_sleeper_is_paused_and_goes_on(no_leaks: None, make_pod: MakePod) -> None:
+    pod, boot_id = asleep(make_pod)
+    (app,) = pod.containers
+    _ctr(app, "pause")
+    assert _listed(app) == "PAUSED"
+    with pytest.raises(grpc.RpcError):
+        app.exec("true")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(pod.get)
+        with pytest.raises(TimeoutError):  # it is frozen for longer than it may be idle
+            answer.result(2)
+        _ctr(app, "resume")
+        found = answer.result(30)
+    assert (found["boot_id"], found["count"]) == (boot_id, 2)
+    assert _listed(app) == "RUNNING"
+    app.wait_asleep()
+    assert keeps(found, pod.get())
+    pod.remove()
+
+
+def test_a_paused_container_is_stopped_and_removed(no_leaks: None, make_pod: MakePod) -> None:
+    pod = make_pod("nginx", FAST)
+    (app,) = pod.containers
+    _ctr(app, "pause")
+    app.stop(0)
+    assert app.wait_exited() == 137
+    pod.remove()
