@@ -90,3 +90,16 @@ def test_a_paused_container_is_stopped_and_removed(no_leaks: None, make_pod: Mak
     app.stop(0)
     assert app.wait_exited() == 137
     pod.remove()
+
+
+@pytest.mark.parametrize("handler", ["runc", "zeropod"])
+def test_out_of_memory_is_told(no_leaks: None, make_pod: MakePod, handler: str) -> None:
+    pod = make_pod("stateful", FAST, handler=handler, memory_limit=60 * _MIB)
+    (app,) = pod.containers
+    if handler == "zeropod":
+        app.wait_asleep()
+    with pytest.raises(ConnectionError):
+        pod.get("/allocate?mb=100")
+    assert app.wait_exited() == 137
+    assert app.status().reason == "OOMKilled"
+    pod.remove()

@@ -383,6 +383,8 @@ class Container:
                     await self._kill_leftovers()
         for exec in self.execs:
             await exec.told()
+        if self.meter.oom_killed():
+            self.emit(events.OutOfMemory(self.id))
         await self.finish(self.init, exit)
 
     async def _kill_leftovers(self) -> None:

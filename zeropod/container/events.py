@@ -69,6 +69,13 @@ class Deleted:
 
 
 @dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """The kernel has killed one of the container's processes. Told before the container's exit."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Paused:
     id: str
 
@@ -78,4 +85,6 @@ class Resumed:
     id: str
 
 
-Event = Created | Started | ExecAdded | ExecStarted | Exited | Deleted | Paused | Resumed
+Event = (
+    Created | Started | ExecAdded | ExecStarted | Exited | Deleted | OutOfMemory | Paused | Resumed
+)

@@ -202,3 +202,8 @@ def _(event: events.Paused) -> tuple[str, Message]:
 @encode.register
 def _(event: events.Resumed) -> tuple[str, Message]:
     return "/tasks/resumed", pb.TaskResumed(container_id=event.id)
+
+
+@encode.register
+def _(event: events.OutOfMemory) -> tuple[str, Message]:
+    return "/tasks/oom", pb.TaskOOM(container_id=event.id)

@@ -178,3 +178,14 @@ def test_a_live_process_is_metered() -> None:
     assert first > 1
     sum(range(1_000_000))
     assert meter.read().cpu_ns > first
+
+
+def test_an_oom_kill_is_remembered_over_sleeps(meter: Meter, tree: Tree) -> None:
+    assert not meter.oom_killed()  # not even the file is there
+    file = tree.path / ("memory.events" if tree.v2 else "memory.oom_control")
+    file.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n")
+    assert not meter.oom_killed()
+    file.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
+    sleep(meter, tree)
+    wake(meter, tree)
+    assert meter.oom_killed()

@@ -249,6 +249,7 @@ STDIO = events.Stdio("/i", "/o", "/e", terminal=True)
             "/tasks/exec-started",
             pb.TaskExecStarted(container_id="c1", exec_id="e1", pid=9),
         ),
+        (events.OutOfMemory("c1"), "/tasks/oom", pb.TaskOOM(container_id="c1")),
         (events.Paused("c1"), "/tasks/paused", pb.TaskPaused(container_id="c1")),
         (events.Resumed("c1"), "/tasks/resumed", pb.TaskResumed(container_id="c1")),
         (
