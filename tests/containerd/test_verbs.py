@@ -103,3 +103,23 @@ def test_out_of_memory_is_told(no_leaks: None, make_pod: MakePod, handler: str) 
     assert app.wait_exited() == 137
     assert app.status().reason == "OOMKilled"
     pod.remove()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_checkpoint_for_somebody_else(
+    no_leaks: None, make_pod: MakePod, tmp_path: Path, ends: bool
+) -> None:
+    """Asked of a sleeper, which is woken for it and goes on, or ends with it."""
+    pod, boot_id = asleep(make_pod)
+    (app,) = pod.containers
+    task = ["ctr", "--namespace=k8s.io", "tasks", "checkpoint", f"--image-path={tmp_path}"]
+    pod.node.run([*task, *(["--exit"] if ends else []), app.id])
+    assert (tmp_path / "inventory.img").exists()
+    if ends:
+        assert app.wait_exited() == 137
+    else:
+        found = pod.get()
+        assert (found["boot_id"], found["count"]) == (boot_id, 2)
+        app.wait_asleep()
+        assert keeps(found, pod.get())
+    pod.remove()

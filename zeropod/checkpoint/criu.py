@@ -22,6 +22,7 @@ from zeropod import _fastpath
 BINARY: Final = "criu"
 CONFIG_ANNOTATION: Final = "org.criu.config"
 TAIL_LINES: Final = 20
+NODE_CONFIG: Final = Path("/etc/criu/runc.conf")
 STATS_RESTORE: Final = "stats-restore"
 """Written to the work directory right after the processes were let go."""
 
@@ -65,6 +66,23 @@ def config(external: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> str:
     pairs = external.items() if isinstance(external, Mapping) else external
     lines = [*_OPTIONS, *(f"external mnt[{point}]:{source}" for point, source in pairs)]
     return "\n".join(lines) + "\n"
+
+
+def config_file(bundle: Path) -> Path:
+    """The file that the runtime's CRIU reads, by `CONFIG_ANNOTATION`."""
+    return bundle / "criu.conf"
+
+
+def node_config(*, established: bool) -> str:
+    """What the runtime would have CRIU read without us: the node's own file.
+
+    Without one the network is locked (by iptables, which may not be there) only where there may be
+    connections that are to go on, ``established``.
+    """
+    try:
+        return NODE_CONFIG.read_text()
+    except FileNotFoundError:
+        return "" if established else "network-lock skip\n"
 
 
 def environment() -> dict[str, str]:

@@ -54,7 +54,7 @@ class RuncEngine:
     def __init__(self, runtime: Runtime, reaper: Reaper, bundle: Bundle) -> None:
         self._runtime = runtime
         self._reaper = reaper
-        self._config = bundle.path / "criu.conf"
+        self._config = criu.config_file(bundle.path)
 
     def annotations(self) -> Mapping[str, str]:
         return {criu.CONFIG_ANNOTATION: str(self._config)}

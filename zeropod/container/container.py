@@ -16,10 +16,12 @@ import contextlib
 import logging
 import os
 import signal as signals
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zeropod.checkpoint.export import export
 from zeropod.config import CRI_CONTAINER_NAME, Settings
 from zeropod.container import events
 from zeropod.container.disposition import Delivery
@@ -224,6 +226,20 @@ class Container:
         async with self.lock:
             move(self.state_now, Verb.UPDATE, self.id)
             await self.limits.update(resources)
+
+    async def checkpoint(self, path: str, flags: Sequence[str], work_path: str = "") -> None:
+        """Write a checkpoint for somebody else into ``path``, by the runtime's own verb.
+
+        One that sleeps is woken first: what it sleeps from is for one use. ``flags`` are the
+        runtime's; without ``--leave-running`` the container ends by it, which is told as its exit.
+        """
+        with contextlib.ExitStack() as hold:
+            if self.scaler is not None:
+                hold.enter_context(self.scaler.inhibit("checkpoint"))
+                await self.scaler.ensure_awake("checkpoint")
+            async with self.lock:
+                move(self.state_now, Verb.CHECKPOINT, self.id)
+                await export(self.runtime, self.id, self.bundle.path, Path(path), flags, work_path)
 
     async def delete(self, exec_id: str = "") -> events.Deleted:
         """Take away what has ended: an exec, or the container with all it has."""

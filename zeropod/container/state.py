@@ -38,6 +38,7 @@ class Verb(Enum):
     PAUSE = "pause"
     RESUME = "resume"
     UPDATE = "update"
+    CHECKPOINT = "checkpoint"
     DELETE = "delete"
     SCALE_DOWN = "scale down"
     ASLEEP = "put to sleep"
@@ -57,6 +58,8 @@ _MOVES: Final[Mapping[tuple[State, Verb], State]] = {
     (State.RUNNING, Verb.SCALE_DOWN): State.SCALING_DOWN,
     (State.RUNNING, Verb.PAUSE): State.PAUSED,
     (State.PAUSED, Verb.RESUME): State.RUNNING,
+    (State.RUNNING, Verb.CHECKPOINT): State.RUNNING,
+    (State.PAUSED, Verb.CHECKPOINT): State.PAUSED,
     (State.PAUSED, Verb.KILL): State.PAUSED,
     (State.PAUSED, Verb.EXIT): State.STOPPED,
     **{

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-not-found]
 
+from zeropod.api.runc_options_pb2 import CheckpointOptions
 from zeropod.api.runc_options_pb2 import Options as RuncOptions
 from zeropod.api.runtimeoptions_pb2 import Options as TomlOptions
 from zeropod.errors import InvalidArgument
@@ -61,6 +62,37 @@ def decode(options: AnyMessage) -> RuntimeOptions:
     except DecodeError as error:
         raise InvalidArgument(f"runtime options: not a valid {name}: {error}") from error
     raise InvalidArgument(f"runtime options: type {name} is not known")
+
+
+def checkpoint(options: AnyMessage) -> tuple[list[str], str]:
+    """(the runtime's flags, CRIU's work directory or "") of a Checkpoint request.
+
+    Raises:
+        InvalidArgument: options of another type.
+    """
+    name = options.type_url.rpartition("/")[2]
+    if name not in ("", CheckpointOptions.DESCRIPTOR.full_name):
+        raise InvalidArgument(f"checkpoint options: type {name} is not known")
+    try:
+        given = CheckpointOptions.FromString(options.value)
+    except DecodeError as error:
+        raise InvalidArgument(f"checkpoint options: not a valid {name}: {error}") from error
+    flags = [flag for flag, wanted in _checkpoint_flags(given) if wanted]
+    for kind in given.empty_namespaces:
+        flags += ["--empty-ns", kind]
+    if given.cgroups_mode:
+        flags += ["--manage-cgroups-mode", given.cgroups_mode]
+    return flags, given.work_path
+
+
+def _checkpoint_flags(given: CheckpointOptions) -> tuple[tuple[str, bool], ...]:
+    return (
+        ("--leave-running", not given.exit),
+        ("--tcp-established", given.open_tcp),
+        ("--ext-unix-sk", given.external_unix_sockets),
+        ("--shell-job", given.terminal),
+        ("--file-locks", given.file_locks),
+    )
 
 
 def _from_runc(message: RuncOptions) -> RuntimeOptions:

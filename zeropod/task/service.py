@@ -76,6 +76,7 @@ class TaskService:
             "Pids": Method(pb.PidsRequest, self._pids),
             "Pause": Method(pb.PauseRequest, self._pause),
             "Resume": Method(pb.ResumeRequest, self._resume),
+            "Checkpoint": Method(pb.CheckpointTaskRequest, self._checkpoint),
             "Update": Method(pb.UpdateTaskRequest, self._update),
             "Kill": Method(pb.KillRequest, self._kill),
             "Exec": Method(pb.ExecProcessRequest, self._exec),
@@ -150,6 +151,14 @@ class TaskService:
         if not isinstance(resources, dict):
             raise InvalidArgument("update: the resources are no object")
         await container.update(resources)
+        return Empty()
+
+    async def _checkpoint(self, request: pb.CheckpointTaskRequest) -> Empty:
+        container = self._registry.get(request.id)
+        if not request.path.startswith("/"):
+            raise InvalidArgument(f"checkpoint: path {request.path!r}: expected an absolute path")
+        flags, work_path = options.checkpoint(request.options)
+        await container.checkpoint(request.path, flags, work_path)
         return Empty()
 
     async def _kill(self, request: pb.KillRequest) -> Empty:

@@ -86,6 +86,9 @@ class FakeContainer:
     async def update(self, resources: dict[str, Any]) -> None:
         self._note("update", resources)
 
+    async def checkpoint(self, path: str, flags: list[str], work_path: str = "") -> None:
+        self._note("checkpoint", path, flags, work_path)
+
     async def resize(self, width: int, height: int, exec_id: str = "") -> None:
         self._note("resize", width, height, exec_id)
 

@@ -50,6 +50,7 @@ REQUESTS: dict[str, tuple[Message, type[Message]]] = {
     "Pause": (pb.PauseRequest(id="c1"), Empty),
     "Resume": (pb.ResumeRequest(id="c1"), Empty),
     "Update": (pb.UpdateTaskRequest(id="c1"), Empty),
+    "Checkpoint": (pb.CheckpointTaskRequest(id="c1", path="/p"), Empty),
 }
 VERBS = {"Exec": "add_exec", "CloseIO": "close_io", "ResizePty": "resize"}
 
@@ -274,6 +275,48 @@ async def test_update_takes_the_limits_as_json(shim: Shim) -> None:
         assert (await refused(shim, "Update", request)).status == Code.INVALID_ARGUMENT
 
 
+async def test_checkpoint_options_become_flags(shim: Shim) -> None:
+    await shim.create()
+    calls = shim.maker["c1"].calls
+    await shim.call("Checkpoint", pb.CheckpointTaskRequest(id="c1", path="/p"), Empty)
+    assert calls[-1] == ("checkpoint", "/p", ["--leave-running"], "")
+    wanted = runc_options_pb2.CheckpointOptions(
+        exit=True,
+        open_tcp=True,
+        external_unix_sockets=True,
+        terminal=True,
+        file_locks=True,
+        empty_namespaces=["network"],
+        cgroups_mode="soft",
+        work_path="/w",
+    )
+    given = Any(type_url="containerd.runc.v1.CheckpointOptions", value=wanted.SerializeToString())
+    request = pb.CheckpointTaskRequest(id="c1", path="/p", options=given)
+    await shim.call("Checkpoint", request, Empty)
+    flags = ["--tcp-established", "--ext-unix-sk", "--shell-job", "--file-locks"]
+    flags += ["--empty-ns", "network", "--manage-cgroups-mode", "soft"]
+    assert calls[-1] == ("checkpoint", "/p", flags, "/w")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.CheckpointTaskRequest(id="c1", path="relative"),
+        pb.CheckpointTaskRequest(id="c1", path="/p", options=Any(type_url="x.Options")),
+        pb.CheckpointTaskRequest(
+            id="c1",
+            path="/p",
+            options=Any(type_url="containerd.runc.v1.CheckpointOptions", value=b"\xff"),
+        ),
+    ],
+)
+async def test_a_checkpoint_that_makes_no_sense(
+    shim: Shim, request_: pb.CheckpointTaskRequest
+) -> None:
+    await shim.create()
+    assert (await refused(shim, "Checkpoint", request_)).status == Code.INVALID_ARGUMENT
+
+
 async def test_connect(shim: Shim) -> None:
     answer = await shim.call("Connect", pb.ConnectRequest(id="c1"), pb.ConnectResponse)
     assert (answer.shim_pid, answer.task_pid) == (os.getpid(), 0)
@@ -320,7 +363,7 @@ async def test_what_a_container_raises_keeps_its_code_and_words(
     assert str(raised) in str(error)
 
 
-@pytest.mark.parametrize("method", ["Checkpoint", "Nap"])
+@pytest.mark.parametrize("method", ["Nap", "Events"])
 async def test_what_is_not_there_yet_says_so(shim: Shim, method: str) -> None:
     error = await refused(shim, method, pb.StateRequest(id="c1"))
     assert error.status == Code.UNIMPLEMENTED
