@@ -8,10 +8,19 @@ _PROC = Path("/proc")
 
 
 def alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie."""
+    """Whether a thread of the process lives: the first may be a zombie while others still end,
+    and with the last one go the files that they share."""
+    threads = _PROC / str(pid) / "task"
     try:
-        stat = (_PROC / str(pid) / "stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+        return any(_lives(thread) for thread in threads.iterdir())
+    except OSError:
+        return False
+
+
+def _lives(thread: Path) -> bool:
+    try:
+        stat = (thread / "stat").read_text()
+    except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
