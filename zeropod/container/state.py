@@ -90,12 +90,15 @@ def move(state: State, verb: Verb, id: str) -> State:
     """The state after ``verb``.
 
     Raises:
-        NotFound: a kill of what has ended, the code that containerd expects there.
+        NotFound: a kill of what has ended, the code that containerd expects there, and all of what
+            is deleted.
         IllegalTransition: every other move that the table does not have.
     """
     after = _MOVES.get((state, verb))
     if after is not None:
         return after
+    if state is State.DELETED:
+        raise NotFound(f"container {id} not found")
     if verb is Verb.KILL:
         raise NotFound(f"container {id}: process already finished")
     article = "an" if state.value[0] in "aeiou" else "a"

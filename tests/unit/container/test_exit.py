@@ -20,7 +20,6 @@ from zeropod.container.process import Status
 from zeropod.container.state import State
 from zeropod.errors import (
     FailedPrecondition,
-    IllegalTransition,
     InvalidArgument,
     NotFound,
     RuntimeFailed,
@@ -144,7 +143,7 @@ async def test_of_two_deletes_one_wins(make: Make) -> None:
     both = await asyncio.gather(
         box.container.delete(), box.container.delete(), return_exceptions=True
     )
-    assert {type(one) for one in both} == {Deleted, IllegalTransition}
+    assert {type(one) for one in both} == {Deleted, NotFound}
     assert box.told(Deleted) == ["c1"]
 
 

@@ -19,8 +19,9 @@ from zeropod.container.container import Container
 from zeropod.container.disposition import Delivery
 from zeropod.container.events import Paused, Resumed
 from zeropod.container.process import Status
-from zeropod.container.state import State, Verb
-from zeropod.errors import IllegalTransition, RuntimeFailed
+from zeropod.container.state import State, Verb, move
+from zeropod.errors import IllegalTransition, NotFound, RuntimeFailed
+from zeropod.oci.bundle import Bundle
 
 _FOREVER = ("sleep", "60")
 _LIMIT = {"memory": {"limit": 300 << 20}, "cpu": {"shares": 0, "cpus": ""}, "pids": None}
@@ -190,20 +191,22 @@ async def test_what_has_ended_is_not_updated(make: Make) -> None:
 
 def test_every_state_has_an_answer_to_update() -> None:
     """All but the two in which nothing is left to be limited."""
-    from zeropod.container.state import move
-
     refused = set()
     for state in State:
         try:
             assert move(state, Verb.UPDATE, "c1") is state
-        except IllegalTransition:
+        except (IllegalTransition, NotFound):
             refused.add(state)
     assert refused == {State.STOPPED, State.DELETED}
 
 
-def test_the_bundle_is_written_whole(tmp_path: Path) -> None:
-    from zeropod.oci.bundle import Bundle
+@pytest.mark.parametrize("verb", Verb)
+def test_what_is_deleted_is_not_found(verb: Verb) -> None:
+    with pytest.raises(NotFound, match="c1"):
+        move(State.DELETED, verb, "c1")
 
+
+def test_the_bundle_is_written_whole(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"linux": {"resources": {"cpu": {"shares": 2}}}}')
     (tmp_path / "config.json").chmod(0o600)
     Bundle(str(tmp_path)).update_resources({"cpu": {"quota": 5, "shares": 0}})
