@@ -49,6 +49,7 @@ class Verb(Enum):
 
 _MOVES: Final[Mapping[tuple[State, Verb], State]] = {
     (State.CREATED, Verb.START): State.RUNNING,
+    (State.CREATED, Verb.EXEC): State.CREATED,
     (State.CREATED, Verb.KILL): State.CREATED,
     (State.CREATED, Verb.EXIT): State.STOPPED,
     (State.CREATED, Verb.DELETE): State.DELETED,

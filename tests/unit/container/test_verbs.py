@@ -125,6 +125,14 @@ async def test_before_its_start_it_is_not_paused(make: Make) -> None:
         await box.container.pause()
 
 
+async def test_an_exec_before_the_start(make: Make) -> None:
+    """As under the stock shim: what is created has its namespaces."""
+    box = await make(*_FOREVER)
+    await box.exec("e1", "sh", "-c", "exit 4")
+    assert (await box.container.wait("e1")).status == 4
+    await box.container.start()
+
+
 # -- update --------------------------------------------------------------------------------------
 
 
