@@ -34,7 +34,7 @@ def _update(app: Container, mib: int) -> None:
 
 def test_limits_survive_sleeps(no_leaks: None, make_pod: MakePod) -> None:
     """Those of the start, those set awake, and those set asleep."""
-    pod = make_pod("stateful", FAST, memory_limit=300 * _MIB)
+    pod = make_pod("stateful", {"scaledown-duration": "2s"}, memory_limit=300 * _MIB)
     (app,) = pod.containers
     before = pod.get()
     assert _limit(app) == 300 * _MIB

@@ -33,7 +33,13 @@ from zeropod.container.process import Init, Process, ProcessInfo, ProcessStatus,
 from zeropod.container.state import State, Verb, move
 from zeropod.container.stats import Meter, Usage
 from zeropod.container.stdio import ProcessIO, console_for
-from zeropod.errors import DeadlineExceeded, NotFound, RuntimeFailed
+from zeropod.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    NotFound,
+    RestoreFailed,
+    RuntimeFailed,
+)
 from zeropod.oci.bundle import Bundle
 from zeropod.oci.mounts import Mount, mount_all, unmount_all
 from zeropod.oci.reaper import Exit
@@ -222,7 +228,13 @@ class Container:
                 self.emit(events.Resumed(self.id))
 
     async def update(self, resources: Mapping[str, Any]) -> None:
-        """Set limits (OCI LinuxResources), also those that a restore will find."""
+        """Set limits (OCI LinuxResources), also those that a restore will find.
+
+        One that is on its way back gets them when it is there: they hold when this returns.
+        """
+        if self.scaler is not None and self.state_now is State.WAKING:
+            with contextlib.suppress(RestoreFailed, FailedPrecondition):
+                await self.scaler.ensure_awake("update")
         async with self.lock:
             move(self.state_now, Verb.UPDATE, self.id)
             await self.limits.update(resources)

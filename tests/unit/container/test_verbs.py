@@ -46,7 +46,7 @@ class _Scaler:
 
     async def ensure_awake(self, cause: str) -> None:
         self.woken += 1
-        if self.container.state_now is State.SCALED_DOWN:
+        if self.container.state_now in (State.SCALED_DOWN, State.WAKING):
             self.container.state_now = State.RUNNING
 
     async def kill_asleep(self, number: int) -> Delivery:
@@ -187,6 +187,14 @@ async def test_an_update_asleep_is_noted_and_set_after_the_restore(make: Make) -
     assert [update["memory"] for update in _updates(box)] == [{"limit": 300 << 20}]
     box.container.limits.awake()
     assert len(_updates(box)) == 1
+
+
+async def test_an_update_on_the_way_back_holds_when_it_returns(make: Make) -> None:
+    box = await _running(make)
+    box.container.state_now = State.WAKING
+    await box.container.update(_LIMIT)
+    assert box.container.scaler.woken == 1
+    assert _updates(box) == [_LIMIT]
 
 
 async def test_what_has_ended_is_not_updated(make: Make) -> None:
