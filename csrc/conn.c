@@ -262,6 +262,10 @@ void zp_conn_accept(struct zp_port_entry *port)
 	activator->accept_ns = 0; /* more may wait: others have their turn first */
 }
 
+/*
+ * The address that the client asked for, and no other: what the app has bound to loopback alone is
+ * not for whoever comes from outside, asleep as little as awake.
+ */
 static int app_address(struct zp_conn *conn, struct sockaddr_storage *ret_address,
 		       socklen_t *ret_size)
 {
@@ -281,15 +285,11 @@ static int app_address(struct zp_conn *conn, struct sockaddr_storage *ret_addres
 			memcpy(&v4->sin_addr, v6->sin6_addr.s6_addr + 12, 4);
 		else
 			v4->sin_addr = ((struct sockaddr_in *)&address)->sin_addr;
-		if (conn->on_loopback)
-			v4->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 		v4->sin_port = htons(conn->port->port);
 		*ret_size = sizeof(*v4);
 		return 0;
 	}
 	v6->sin6_port = htons(conn->port->port);
-	if (conn->on_loopback)
-		v6->sin6_addr = in6addr_loopback;
 	memcpy(ret_address, v6, sizeof(*v6));
 	*ret_size = sizeof(*v6);
 	return 0;
@@ -299,7 +299,6 @@ static void connect_failed(struct zp_conn *conn)
 {
 	zp_unwatch_close(conn->port->group->activator, conn->app_fd);
 	conn->app_fd = -EBADF;
-	conn->on_loopback = !conn->on_loopback;
 	conn->state = ZP_HELD;
 	if (conn->port->group->state != ZP_GROUP_CONNECTING)
 		zp_group_user(conn->port->group, conn); /* nobody connects it again unasked */

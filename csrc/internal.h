@@ -61,10 +61,8 @@ struct zp_conn {
 	int client_fd, app_fd;
 	struct zp_half up, down; /* client → app, app → client */
 	uint64_t accepted_ns, deadline_ns;
-	bool on_loopback; /* the second try, where the app does not listen on the client's address
-			   */
-	bool again;	  /* has had its turn and more to move */
-	bool dead;	  /* closed, to be freed after this round of events */
+	bool again; /* has had its turn and more to move */
+	bool dead;  /* closed, to be freed after this round of events */
 	struct zp_flow flow;
 	struct zp_route route;
 	TAILQ_ENTRY(zp_conn) link;

@@ -69,10 +69,32 @@ def test_openers_are_reset_when_the_time_is_up(
     ("host", "only", "family"),
     [(POD_V4, "127.0.0.1", socket.AF_INET), (POD_V6, "::1", socket.AF_INET6)],
 )
-def test_an_app_that_listens_on_loopback_only(pod: Pod, host: str, only: str, family: int) -> None:
-    group = pod.group()
+def test_what_listens_on_loopback_only_stays_closed_to_others(
+    pod: Pod, host: str, only: str, family: int
+) -> None:
+    """As awake: a sleep opens no port to the network that the app has closed to it."""
+    group = pod.group(connect_timeout_ns=int(TIMEOUT_S * 1e9))
     pod.activator.hold(group)
     with pod.client.connect(host) as made, pod.here.listen(PORT, family, host=only) as listener:
+        made.sendall(b"hello")
+        pod.wait(EventKind.PENDING)
+        pod.activator.awake(group)
+        with pytest.raises(ConnectionResetError):
+            made.recv(5)
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+@pytest.mark.parametrize(
+    ("only", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)]
+)
+def test_what_listens_on_loopback_only_is_there_for_the_pod(
+    pod: Pod, only: str, family: int
+) -> None:
+    group = pod.group()
+    pod.activator.hold(group)
+    with pod.here.connect(only) as made, pod.here.listen(PORT, family, host=only) as listener:
         made.sendall(b"hello")
         pod.wait(EventKind.PENDING)
         pod.activator.awake(group)
@@ -80,8 +102,6 @@ def test_an_app_that_listens_on_loopback_only(pod: Pod, host: str, only: str, fa
         with app:
             assert peer[0] == only
             assert app.recv(5) == b"hello"
-            app.sendall(b"world")
-            assert made.recv(5) == b"world"
 
 
 def test_a_refused_connect_is_tried_again(pod: Pod) -> None:
