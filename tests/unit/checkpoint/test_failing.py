@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,21 +97,14 @@ def test_after_a_failed_dump_only_what_ran_runs(monkeypatch: pytest.MonkeyPatch)
     try:
         for process in sleepers:
             process.send_signal(19)
-            _reaches(process.pid, "T")
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         tree = tuple(Member(process.pid, "sleep") for process in sleepers)
         monkeypatch.setattr(census, "take", lambda *_, **__: Census(tree, ()))
         bundle: Any = SimpleNamespace(namespace_path=lambda kind: "")
         runc._let_run(Target("c1", bundle, own), frozenset({own}))
-        _reaches(ours, "S")
+        assert os.waitid(os.P_PID, ours, os.WCONTINUED).si_pid == ours
         assert runc._state(own) == "T"
     finally:
         for process in sleepers:
             process.kill()
             process.wait()
-
-
-def _reaches(pid: int, state: str) -> None:
-    for _ in range(100_000):
-        if runc._state(pid) == state:
-            return
-    pytest.fail(f"process {pid} is {runc._state(pid)}, not {state}")
