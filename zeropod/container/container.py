@@ -29,6 +29,7 @@ from zeropod.container.eligible import why_unscaled
 from zeropod.container.events import Stdio
 from zeropod.container.execs import Execs
 from zeropod.container.limits import Limits
+from zeropod.container.phase import Phase
 from zeropod.container.process import Init, Process, ProcessInfo, ProcessStatus, Status
 from zeropod.container.state import State, Verb, move
 from zeropod.container.stats import Meter, Usage
@@ -187,7 +188,10 @@ class Container:
                 if answer is not Delivery.DUE:
                     return
             if await self._signal(signal, all=all):
-                return  # else it has fallen asleep in between
+                return
+            if self.scaler is None or self.scaler.phase is Phase.ENDED:
+                raise NotFound(f"container {self.id}: process already finished")
+            # It has fallen asleep in between.
 
     async def _signal(self, number: int, *, all: bool) -> bool:
         """Have the runtime send a signal. False: nothing runs that could get it."""
@@ -213,7 +217,8 @@ class Container:
                 after = move(self.state_now, Verb.PAUSE, self.id)
                 await self.runtime.pause(self.id, self.bundle.path)
                 if self.state_now is not State.RUNNING:
-                    return  # it has ended
+                    await self._thaw()
+                    move(self.state_now, Verb.PAUSE, self.id)  # says that it has ended
                 self.state_now = after
                 self._paused.push(hold.pop_all())
                 self.emit(events.Paused(self.id))
@@ -402,9 +407,8 @@ class Container:
         With a pid namespace of its own init has taken everybody along; without one the container's
         other processes live on (``leftovers``) and are killed, as the stock shim does.
         """
-        if paused:  # an empty frozen cgroup is in the way of its removal
-            with contextlib.suppress(RuntimeFailed, DeadlineExceeded):
-                await self.runtime.resume(self.id, self.bundle.path)
+        if paused:
+            await self._thaw()
         if leftovers:
             async with self.lock:  # an exec that is being started is one of them
                 with contextlib.suppress(NotFound):
@@ -414,6 +418,11 @@ class Container:
         if self.meter.oom_killed():
             self.emit(events.OutOfMemory(self.id))
         await self.finish(self.init, exit)
+
+    async def _thaw(self) -> None:
+        """Leave nothing frozen of what has ended, as the stock shim does."""
+        with contextlib.suppress(RuntimeFailed, DeadlineExceeded):
+            await self.runtime.resume(self.id, self.bundle.path)
 
     async def _kill_leftovers(self) -> None:
         try:

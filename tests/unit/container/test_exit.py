@@ -16,6 +16,7 @@ from tests.unit.container.conftest import Make
 from zeropod.container.container import Container
 from zeropod.container.disposition import Delivery
 from zeropod.container.events import Deleted, Exited, Stdio
+from zeropod.container.phase import Phase
 from zeropod.container.process import Status
 from zeropod.container.state import State
 from zeropod.errors import (
@@ -176,6 +177,7 @@ class _Sleeper:
     def __init__(self, container: Container) -> None:
         self.engine = SimpleNamespace(annotations=dict)
         self.container = container
+        self.phase = Phase.AWAKE
         self.answers: list[Exit | Delivery] = []
         self.log: list[str] = []
 
@@ -219,6 +221,18 @@ async def test_a_signal_to_what_fell_asleep_meanwhile_is_not_lost(make: Make) ->
     assert box.container.scaler.log[:1] == ["asleep? 9"]
     assert box.container.scaler.log.count("asleep? 9") == 2
     assert not any(call.startswith("kill") for call in box.calls())
+
+
+async def test_a_signal_to_what_is_over_comes_to_an_end(make: Make) -> None:
+    """The shim is closing: the sleep is given up, and no exit was told."""
+    box = await make(*_FOREVER, make_scaler=_Sleeper)
+    await box.container.start()
+    box.container.state_now = State.SCALED_DOWN
+    box.container.scaler.phase = Phase.ENDED
+    with pytest.raises(NotFound, match="process already finished"):
+        await box.container.kill(15)
+    assert len(box.container.scaler.log) < 10
+    box.container.state_now = State.RUNNING
 
 
 async def test_a_signal_does_not_wait_for_an_exec(make: Make) -> None:

@@ -18,9 +18,10 @@ from tests.unit.container.conftest import Box, Make
 from zeropod.container.container import Container
 from zeropod.container.disposition import Delivery
 from zeropod.container.events import Paused, Resumed
+from zeropod.container.phase import Phase
 from zeropod.container.process import Status
-from zeropod.container.state import State, Verb, move
-from zeropod.errors import IllegalTransition, NotFound, RuntimeFailed
+from zeropod.container.state import State
+from zeropod.errors import IllegalTransition, RuntimeFailed
 from zeropod.oci.bundle import Bundle
 
 _FOREVER = ("sleep", "60")
@@ -33,6 +34,7 @@ class _Scaler:
     def __init__(self, container: Container) -> None:
         self.engine = SimpleNamespace(annotations=dict)
         self.container = container
+        self.phase = Phase.AWAKE
         self.why: list[str] = []
         self.woken = 0
 
@@ -107,6 +109,20 @@ async def test_a_pause_that_fails_leaves_it_running(make: Make) -> None:
     with pytest.raises(RuntimeFailed, match="no freezer"):
         await box.container.pause()
     assert box.container.state().status is Status.RUNNING
+    assert box.container.scaler.why == [] and _events(box) == []
+
+
+async def test_what_ends_while_it_is_paused_is_not_left_frozen(make: Make) -> None:
+    box = await _running(make)
+    reached = box.hold("pause")
+    pause = asyncio.create_task(box.container.pause())
+    gate = await reached()
+    os.kill(box.pid, signal.SIGKILL)
+    assert (await box.container.wait()).status == 137
+    os.close(gate)
+    with pytest.raises(IllegalTransition, match="cannot pause a stopped container c1"):
+        await pause
+    assert box.calls()[-1] == "resume"
     assert box.container.scaler.why == [] and _events(box) == []
 
 
@@ -203,23 +219,6 @@ async def test_what_has_ended_is_not_updated(make: Make) -> None:
     await box.container.wait()
     with pytest.raises(IllegalTransition, match="cannot update a stopped container c1"):
         await box.container.update(_LIMIT)
-
-
-def test_every_state_has_an_answer_to_update() -> None:
-    """All but the two in which nothing is left to be limited."""
-    refused = set()
-    for state in State:
-        try:
-            assert move(state, Verb.UPDATE, "c1") is state
-        except (IllegalTransition, NotFound):
-            refused.add(state)
-    assert refused == {State.STOPPED, State.DELETED}
-
-
-@pytest.mark.parametrize("verb", Verb)
-def test_what_is_deleted_is_not_found(verb: Verb) -> None:
-    with pytest.raises(NotFound, match="c1"):
-        move(State.DELETED, verb, "c1")
 
 
 def test_the_bundle_is_written_whole(tmp_path: Path) -> None:
