@@ -116,7 +116,8 @@ def _prepare(channel: Channel, owner: int, result: socket.socket) -> int:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 1
     except Exception as error:
-        _refuse(channel, _text(error))
+        if not process.is_ending(owner):  # else that is what failed: the launcher does without us
+            _refuse(channel, _text(error))
         return 1
     return 0
 

@@ -20,6 +20,7 @@ from zeropod.errors import InvalidArgument
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PF_EXITING: Final = 0x4
 _OOM_SCORE_MAX: Final = 1000
 _COMM: Final = ctypes.create_string_buffer(b"containerd-shim")
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -49,6 +50,15 @@ def die_with(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_ending(pid: int) -> bool:
+    """Whether ``pid`` has ended or is about to, from the moment when the kernel takes it apart."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return bool(int(fields[6]) & _PF_EXITING)
 
 
 def raise_file_limit(model: int, pid: int) -> int:
