@@ -38,7 +38,9 @@ class Node:
             os.mkfifo(folder / "log", 0o700)
         return folder
 
-    def launch(self, action: str, id: str, **environ: str) -> subprocess.Popen[bytes]:
+    def launch(
+        self, action: str, id: str, stdin: bytes = b"", **environ: str
+    ) -> subprocess.Popen[bytes]:
         """Execute the launcher as containerd does."""
         bundle = self.bundle(id) if not (self.bundles / id).exists() else self.bundles / id
         namespace = os.open(f"/proc/{self.holder}/ns/mnt", os.O_RDONLY)
@@ -49,10 +51,13 @@ class Node:
             os.chdir(bundle)
 
         argv = [str(self.bin / LAUNCHER), "-namespace", "test", "-address", "/run/c.sock"]
+        given = os.memfd_create("stdin", os.MFD_CLOEXEC)
+        os.write(given, stdin)
+        os.lseek(given, 0, os.SEEK_SET)
         try:
             return subprocess.Popen(
                 [*argv, "-publish-binary", "/bin/true", "-id", id, action],
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={"PATH": os.environ["PATH"], **self.environ, **environ},
@@ -60,10 +65,11 @@ class Node:
             )
         finally:
             os.close(namespace)
+            os.close(given)
 
-    def call(self, action: str, id: str, **environ: str) -> bytes:
+    def call(self, action: str, id: str, stdin: bytes = b"", **environ: str) -> bytes:
         """Its output. Fails with what it said."""
-        process = self.launch(action, id, **environ)
+        process = self.launch(action, id, stdin, **environ)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err.decode()
         return out

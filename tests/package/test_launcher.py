@@ -15,9 +15,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
 
 from tests.package.installation import LAUNCHER
 from tests.package.node import Node
+from zeropod.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from zeropod.shim import bootstrap
 
 
@@ -47,6 +49,19 @@ def test_answer_as_json_where_it_is_understood(stub_node: Node) -> None:
     plain = stub_node.call("start", "a", MAX_SHIM_VERSION="2").decode()
     found = json.loads(stub_node.call("start", "a", MAX_SHIM_VERSION="3"))
     assert found == {"version": 3, "address": plain, "protocol": "ttrpc"}
+
+
+def test_every_containerd_is_answered_in_its_form(stub_node: Node) -> None:
+    """Also by a shim that another one has started."""
+    plain = stub_node.call("start", "a", MAX_SHIM_VERSION="2").decode()
+    options = AnyMessage(type_url="containerd.runc.v1.Options").SerializeToString()
+    assert stub_node.call("start", "a", options, MAX_SHIM_VERSION="2").decode() == plain
+    for id in ("a", "b"):  # which exists, and which does not
+        params = BootstrapParams(instance_id=id, namespace="test").SerializeToString()
+        found = BootstrapResult.FromString(stub_node.call("start", id, params))
+        assert (found.version, found.protocol) == (3, "ttrpc")
+        assert (found.address == plain) is (id == "a")
+        assert stub_node.call("start", id).decode() == found.address
 
 
 @pytest.mark.parametrize("zygote", ["on", "off"])

@@ -16,24 +16,28 @@ import contextlib
 import logging
 import os
 import signal as signals
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zeropod.checkpoint.export import export
+from zeropod.checkpoint import portable
 from zeropod.config import CRI_CONTAINER_NAME, Settings
 from zeropod.container import events
+from zeropod.container.birth import Birth, Created, Restored
 from zeropod.container.disposition import Delivery
 from zeropod.container.eligible import why_unscaled
 from zeropod.container.events import Stdio
 from zeropod.container.execs import Execs
 from zeropod.container.limits import Limits
+from zeropod.container.logger import Logger
 from zeropod.container.phase import Phase
 from zeropod.container.process import Init, Process, ProcessInfo, ProcessStatus, Status
 from zeropod.container.state import State, Verb, move
 from zeropod.container.stats import Meter, Usage
-from zeropod.container.stdio import ProcessIO, console_for
+from zeropod.container.stdio import ProcessIO
 from zeropod.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -43,6 +47,7 @@ from zeropod.errors import (
 )
 from zeropod.oci.bundle import Bundle
 from zeropod.oci.mounts import Mount, mount_all, unmount_all
+from zeropod.oci.network import new_namespace
 from zeropod.oci.reaper import Exit
 from zeropod.oci.runtime import RuntimeOptions
 
@@ -54,13 +59,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """What containerd asks for."""
+    """What containerd asks for.
+
+    ``checkpoint``: a directory to restore from, which may build upon that in ``parent_checkpoint``.
+    """
 
     id: str
     bundle: str
     stdio: Stdio
     options: RuntimeOptions
     rootfs: tuple[Mount, ...] = ()
+    checkpoint: str = ""
+    parent_checkpoint: str = ""
 
 
 class Container:
@@ -87,6 +97,11 @@ class Container:
         self._paused = contextlib.ExitStack()
         self.limits = Limits(self)
         self._starting = False
+        self._network = -1
+        self._birth: Birth = Created(self)
+        if request.checkpoint:
+            checkpoint = Path(request.checkpoint)
+            self._birth = Restored(self, checkpoint, request.parent_checkpoint)
 
     @classmethod
     async def create(cls, request: CreateRequest, pod: Pod) -> Container:
@@ -117,28 +132,40 @@ class Container:
         mount_all(self._rootfs, self.bundle.rootfs)
         if self.scaler is not None:
             self.bundle.add_annotations(self.scaler.engine.annotations())
-        owner = self.runtime.options.io_owner
-        io = self.init.io = ProcessIO(self.pod.loop, self.init.stdio, keep=True, owner=owner)
-        with console_for(io, self.bundle.path, "init") as console:
-            pid = await self.runtime.create(
-                self.id,
-                self.bundle.path,
-                pid_file=self.bundle.path / "init.pid",
-                stdio=io.child_fds,
-                console=console,
-            )
-            self.init.runs_as(pid)
+            if self.bundle.namespace_path("network") == "":
+                self._hold_network()
+        io = self.init.io = self.open_io(self.init, keep=True)
+        await io.ready()
+        await self._birth.create(io)
+        pid = self.init.pid
         self.emit(
             events.Created(self.id, str(self.bundle.path), pid, self.init.stdio, self._rootfs)
         )
-        self._watch_init(pid)
+        if pid:
+            self._watch_init(pid)
+
+    def _hold_network(self) -> None:
+        """Keep a network namespace for the container, also while nothing lives in it."""
+        try:
+            self._network = new_namespace()
+        except OSError as error:
+            text = f"create {self.id}: a network namespace: {error.strerror}"
+            raise RuntimeFailed(text) from error
+        self.bundle.join_network(f"/proc/{os.getpid()}/fd/{self._network}")
+
+    def _release(self) -> None:
+        """Close every descriptor. Idempotent."""
+        for process in (*self.execs, self.init):
+            process.close_io()
+        if self._network >= 0:
+            os.close(self._network)
+            self._network = -1
 
     async def _undo_create(self) -> None:
         with contextlib.suppress(RuntimeFailed, DeadlineExceeded):
             await self.runtime.delete(self.id, self.bundle.path, force=True)
         self.init.reap(self.reaper)
-        if self.init.io is not None:
-            self.init.io.close()
+        self._release()
         unmount_all(self.bundle.rootfs)
 
     # -- verbs of containerd -------------------------------------------------------------------
@@ -151,7 +178,11 @@ class Container:
             after = move(self.state_now, Verb.START, self.id)
             self._starting = True
             try:
-                await self.runtime.start(self.id, self.bundle.path)
+                assert self.init.io
+                born = self.init.pid != 0
+                await self._birth.start(self.init.io)
+                if not born:
+                    self._watch_init(self.init.pid)
             except BaseException:
                 self._flush_held_exit()
                 raise
@@ -256,7 +287,9 @@ class Container:
                 await self.scaler.ensure_awake("checkpoint")
             async with self.lock:
                 move(self.state_now, Verb.CHECKPOINT, self.id)
-                await export(self.runtime, self.id, self.bundle.path, Path(path), flags, work_path)
+                await portable.export(
+                    self.runtime, self.id, self.bundle.path, Path(path), flags, work_path
+                )
 
     async def delete(self, exec_id: str = "") -> events.Deleted:
         """Take away what has ended: an exec, or the container with all it has."""
@@ -272,8 +305,7 @@ class Container:
             if self.scaler is not None:
                 await self.scaler.close()
             await self.runtime.delete(self.id, self.bundle.path)
-            for process in (*self.execs, self.init):
-                process.close_io()
+            self._release()
             unmount_all(self.bundle.rootfs)
             self.init.reap(self.reaper)
             self.state_now = after
@@ -310,7 +342,7 @@ class Container:
         by_pid = {exec.pid: exec.id for exec in self.execs if exec.pid}
         found = self.meter.cgroups.processes() if self.meter.cgroups else set()
         if self.state_now not in (State.RUNNING, State.PAUSED) or not found:
-            return [ProcessInfo(self.init.pid)]
+            return [ProcessInfo(self.init.pid)] if self.init.pid else []
         return [ProcessInfo(pid, by_pid.get(pid, "")) for pid in sorted(found)]
 
     async def stats(self) -> Usage:
@@ -334,15 +366,23 @@ class Container:
         """The shim ends: let go of descriptors and tasks, touch nothing else."""
         if self.scaler is not None:
             await self.scaler.close()
-        for process in (*self.execs, self.init):
-            process.close_io()
+        self._release()
 
     # -- what the scaler needs -----------------------------------------------------------------
 
     @property
     def netns(self) -> str:
-        """The path of the container's network namespace."""
-        return self.bundle.namespace_path("network") or f"/proc/{self.init.live_pid}/ns/net"
+        """The path of the container's network namespace, which it joins by it."""
+        return self.bundle.namespace_path("network") or ""
+
+    def open_io(self, process: Process, *, keep: bool) -> ProcessIO:
+        """The stdio of init (which keeps it over sleeps) or of an exec. Raises as `ProcessIO`."""
+        owner = self.runtime.options.io_owner
+        named = {"id": process.id, "namespace": self.pod.namespace}
+        open_logger = partial(Logger, self.reaper, **named, owner=owner)
+        return ProcessIO(
+            self.pod.loop, process.stdio, keep=keep, owner=owner, open_logger=open_logger
+        )
 
     def stdio_for_restore(self) -> tuple[int, int, int]:
         return self.init.io.child_fds if self.init.io is not None else (-1, -1, -1)
@@ -434,7 +474,10 @@ class Container:
         """Kill the init that waits to be started. Its exit is on the way then."""
         pid = self.init.live_pid
         await self.runtime.delete(self.id, self.bundle.path, force=True)
-        if pid and pid == self.init.live_pid:
+        if not self.init.pid:  # it was to be restored: nothing has lived whose exit could be told
+            self.state_now = move(self.state_now, Verb.EXIT, self.id)
+            self.init.set_exit(Exit(0, time.time_ns()))
+        elif pid and pid == self.init.live_pid:
             with contextlib.suppress(ProcessLookupError):  # the runtime may not know it any more
                 os.kill(pid, signals.SIGKILL)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from zeropod.config import CRI_CONTAINER_TYPE, Settings
 from zeropod.oci.bundle import Bundle
 
@@ -19,8 +17,8 @@ def why_unscaled(bundle: Bundle, settings: Settings) -> str:
     network = bundle.namespace_path("network")
     if network is None:
         return "it has the host's network"
-    if not network and not Path("/proc/self/ns/net").exists():
-        return "its network namespace cannot be found"
+    if not network and bundle.namespace_path("user") is not None:
+        return "its network namespace would have to belong to its user namespace"
     if (bundle.config.get("process") or {}).get("terminal"):
         return "it has a terminal"
     return ""

@@ -21,7 +21,7 @@ from zeropod.container import events
 from zeropod.container.events import Stdio
 from zeropod.container.process import Exec
 from zeropod.container.state import Verb, move
-from zeropod.container.stdio import ProcessIO, console_for
+from zeropod.container.stdio import console_for
 from zeropod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from zeropod.oci.reaper import Exit
 
@@ -123,11 +123,11 @@ class Execs:
 
     async def _run(self, exec: Exec) -> int:
         container = self._container
-        owner = container.runtime.options.io_owner
-        io = exec.io = ProcessIO(container.pod.loop, exec.stdio, keep=False, owner=owner)
+        io = exec.io = container.open_io(exec, keep=False)
         pid = 0
         spec, pid_file = (container.bundle.path / f"{exec.id}.{kind}" for kind in ("json", "pid"))
         try:
+            await io.ready()
             spec.write_bytes(exec.spec)
             with console_for(io, container.bundle.path, exec.id) as console:
                 pid = await container.runtime.exec(

@@ -1,5 +1,7 @@
 """stdin, stdout and stderr of a process: pipes or a terminal on its side, FIFOs on containerd's.
 
+In place of FIFOs stdout and stderr may have a logger (`logger.py`), which reads the pipes itself.
+
 The copy is splice(2) on the event loop, which never blocks. When the FIFO is full, the copy waits
 for room, the pipe fills up, and the app blocks, as under the stock shim; nothing is thrown away.
 The FIFOs are opened for reading and writing, so a containerd that goes and comes back means neither
@@ -26,7 +28,8 @@ from typing import Final
 
 from zeropod.container import console
 from zeropod.container.events import Stdio
-from zeropod.errors import InvalidArgument, Unimplemented
+from zeropod.container.logger import Logger, is_logger
+from zeropod.errors import InvalidArgument
 
 _CHUNK: Final = 1 << 16
 _FLUSH_S: Final = 2.0
@@ -54,7 +57,12 @@ class Copy:
         loop.add_reader(source, self._move)
 
     def _move(self) -> None:
-        """Move until there is nothing to read or no room to write."""
+        """Move until there is nothing to read or no room to write.
+
+        A terminal says EIO also when its last writer has written and gone between the kernel's look
+        at the buffer and its look for a writer. So one EIO is not the end; two in a row are.
+        """
+        ended = False
         while True:
             try:
                 count = os.splice(self._source, self._target, _CHUNK, flags=_NONBLOCK)
@@ -67,9 +75,13 @@ class Copy:
             except OSError as error:
                 if error.errno not in _ENDS:
                     raise
-                count = 0
+                if error.errno == errno.EIO and not ended:
+                    ended = True
+                    continue
+                break
             if count == 0:
                 break
+            ended = False
         self.close()
 
     def _wait(self, *, for_room: bool) -> None:
@@ -113,9 +125,10 @@ class ProcessIO:
     Args:
         keep: init's way: our copies of the process's ends stay open until `finish`.
         owner: (uid, gid) of the pipes.
+        open_logger: makes the logger of a URI, where stdout is one.
 
     Raises:
-        InvalidArgument: a path that is no FIFO. Unimplemented: a logging URI.
+        InvalidArgument: a path that is no FIFO, or a URI that is no logger.
     """
 
     def __init__(
@@ -125,6 +138,7 @@ class ProcessIO:
         *,
         keep: bool,
         owner: tuple[int, int] = (0, 0),
+        open_logger: Callable[[str], Logger],
     ) -> None:
         self._loop = loop
         self._owner = owner
@@ -134,6 +148,7 @@ class ProcessIO:
         self._outputs: list[Copy] = []
         self._input: Copy | None = None
         self._master = -1
+        self._logger = open_logger(paths.stdout) if is_logger(paths.stdout) else None
         if paths.terminal:
             return  # until `connect`
         try:
@@ -145,7 +160,11 @@ class ProcessIO:
     def connect(self, master: int) -> None:
         """The process's terminal is there. Takes its master side."""
         self._master = master
-        if self.paths.stdout:
+        if self._logger is not None:
+            stdout, stderr = self._logger.take()
+            os.close(stderr)
+            self._outputs.append(Copy(self._loop, _copied(master), stdout))
+        elif self.paths.stdout:
             self._outputs.append(Copy(self._loop, _copied(master), open_fifo(self.paths.stdout)))
         if self.paths.stdin:
             self._input = Copy(self._loop, open_fifo(self.paths.stdin), _copied(master))
@@ -162,6 +181,9 @@ class ProcessIO:
             os.set_blocking(write, False)
             self._child[0] = read
             self._input = Copy(self._loop, fifo, write)
+        if self._logger is not None:
+            self._child[1:] = self._logger.take()
+            return
         for number, path in ((1, paths.stdout), (2, paths.stderr)):
             if path:
                 fifo = open_fifo(path)
@@ -175,6 +197,11 @@ class ProcessIO:
         if self._owner != (0, 0):
             os.fchown(read, *self._owner)  # a pipe has one inode
         return read, write
+
+    async def ready(self) -> None:
+        """Returns when whoever is to read the outputs does. Raises as `Logger.ready`."""
+        if self._logger is not None:
+            await self._logger.ready()
 
     @property
     def child_fds(self) -> tuple[int, int, int]:
@@ -201,6 +228,8 @@ class ProcessIO:
         waiting = [copy.done for copy in self._outputs if not copy.done.done()]
         if waiting:
             await asyncio.wait(waiting, timeout=_FLUSH_S)
+        if self._logger is not None:
+            await self._logger.finish(_FLUSH_S)
         self.close()
 
     def close(self) -> None:
@@ -213,6 +242,8 @@ class ProcessIO:
         if self._master >= 0:
             os.close(self._master)
             self._master = -1
+        if self._logger is not None:
+            self._logger.close()
 
     def _close_child(self) -> None:
         for number, fd in enumerate(self._child):
@@ -238,11 +269,12 @@ def console_for(io: ProcessIO, bundle: Path, name: str) -> Iterator[str]:
         waiting.close()
 
 
-def open_fifo(path: str) -> int:
+def open_fifo(uri: str) -> int:
     """Open one of containerd's FIFOs so that its other end may come and go."""
-    if "://" in path:
-        scheme = path.partition("://")[0]
-        raise Unimplemented(f"stdio {path}: {scheme}:// loggers are not supported by this version")
+    scheme, colon, rest = uri.partition("://")
+    if colon and scheme != "fifo":
+        raise InvalidArgument(f"stdio {uri}: expected a FIFO, binary:// or file://")
+    path = rest if colon else uri
     try:
         fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

@@ -65,6 +65,13 @@ class Bundle:
         self.config["annotations"] = {**self.annotations, **extra}
         self._write()
 
+    def join_network(self, path: str) -> None:
+        """Have the container join the network namespace at ``path`` in place of one of its own."""
+        for entry in self.config["linux"]["namespaces"]:
+            if entry.get("type") == "network":
+                entry["path"] = path
+        self._write()
+
     def update_resources(self, resources: Mapping[str, Any]) -> None:
         """Write new limits (OCI LinuxResources) over those in config.json, atomically.
 

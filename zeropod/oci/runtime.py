@@ -172,6 +172,28 @@ class Runtime:
         rest = ["--image-path", str(image_path), "--work-path", str(work_path), *extra, id]
         await self._run("checkpoint", id, bundle, rest, setns=setns, env=env, timeout_s=timeout_s)
 
+    async def restore(
+        self,
+        id: str,
+        bundle: Path,
+        *,
+        image_path: Path,
+        work_path: Path,
+        pid_file: Path,
+        stdio: Stdio,
+        console: str = "",
+        extra: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> int:
+        """Make the container from a checkpoint. Returns the pid of init, our child, and watched."""
+        rest = ["--detach", "--no-subreaper", "--bundle", str(bundle), "--pid-file", str(pid_file)]
+        rest += ["--image-path", str(image_path), "--work-path", str(work_path), *extra]
+        rest += ["--no-pivot"] if self.options.no_pivot_root else []
+        rest += ["--console-socket", console] if console else []
+        with self._reaper.command():
+            await self._run("restore", id, bundle, [*rest, id], stdio, timeout_s=timeout_s)
+            return self._made(f"restore {id}", pid_file)
+
     def restore_argv(
         self,
         id: str,

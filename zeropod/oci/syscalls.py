@@ -7,6 +7,7 @@ import os
 from typing import Final
 
 CLONE_FS: Final = 0x200
+CLONE_NEWNET: Final = 0x40000000
 IN_OPEN: Final = 0x20
 MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8

@@ -23,11 +23,13 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 
 from zeropod.api import runc_options_pb2, runtimeoptions_pb2
+from zeropod.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from zeropod.config import CRI_SANDBOX_ID, RUNC_GROUP
 from zeropod.errors import InvalidArgument
 from zeropod.shim.invocation import Invocation
 
 SOCKET_ROOT: Final = Path("/run/containerd/s")
+DEBUG: Final = -4  # of the bootstrap parameters' log levels; more verbose ones are below
 _CONFIG_MAX: Final = 16 << 20
 _BACKLOG: Final = 128
 _ALIVE_TIMEOUT_S: Final = 0.1
@@ -128,14 +130,30 @@ def served(path: Path) -> bool:
         return True
 
 
-def answer(path: Path, environ: Mapping[str, str]) -> bytes:
-    """What `start` prints.
+def params(invocation: Invocation) -> BootstrapParams | None:
+    """What containerd 2.3 and newer send on stdin; None from one that sends options, or nothing.
 
-    The plain address, which every containerd takes for version 2 of the task service; as JSON with
-    version 3 where MAX_SHIM_VERSION says that this is understood. containerd 1.7 and 2.x set it to
-    2, and 1.7 refuses 3.
+    An Any with options may be read as parameters, too. So what counts is that they speak of the
+    container that the command line names.
+    """
+    try:
+        found = BootstrapParams.FromString(invocation.stdin)
+    except DecodeError:
+        return None
+    named = (found.instance_id, found.namespace)
+    return found if named == (invocation.id, invocation.namespace) else None
+
+
+def answer(path: Path, environ: Mapping[str, str], *, modern: bool = False) -> bytes:
+    """What `start` prints, in the caller's form. Every shim serves versions 2 and 3 of the service.
+
+    ``modern``: to one that has sent bootstrap parameters, their result. Else as JSON with version 3
+    where MAX_SHIM_VERSION says that this is understood, or the plain address, which every
+    containerd takes for version 2. containerd 1.7 to 2.2 set it to 2, and 1.7 refuses 3.
     """
     address = f"unix://{path}"
+    if modern:
+        return BootstrapResult(version=3, address=address, protocol="ttrpc").SerializeToString()
     known = environ.get("MAX_SHIM_VERSION", "")
     if known.isdecimal() and int(known) >= 3:
         return json.dumps({"version": 3, "address": address, "protocol": "ttrpc"}).encode()
@@ -156,24 +174,29 @@ def read_address(bundle: str) -> Path | None:
     return Path(address.removeprefix("unix://")) if address.startswith("unix:///") else None
 
 
-def shim_cgroup(invocation: Invocation) -> str:
-    """The runtime option ShimCgroup, from the options on stdin; "" without it.
+def shim_cgroup(invocation: Invocation, given: BootstrapParams | None) -> str:
+    """The runtime option ShimCgroup; "" without it.
 
-    What is on stdin is an Any with the runtime's options, or from containerd 2.3 on bootstrap
-    parameters, which are not read here: Create brings the options again.
+    The options are an Any: on stdin, or an extension of the bootstrap parameters.
 
     Raises:
         InvalidArgument: options of a known type that cannot be read.
     """
-    options = Any()
-    try:
-        options.ParseFromString(invocation.stdin)
-        if options.type_url.endswith("containerd.runc.v1.Options"):
-            return runc_options_pb2.Options.FromString(options.value).shim_cgroup
-        if options.type_url.endswith("runtimeoptions.v1.Options"):
-            body = runtimeoptions_pb2.Options.FromString(options.value).config_body
-            return str(tomllib.loads(body.decode()).get("ShimCgroup", ""))
-    except (DecodeError, ValueError) as error:
-        if "Options" in options.type_url:
+    found = [_any(invocation.stdin)] if given is None else [e.value for e in given.extensions]
+    for options in found:
+        try:
+            if options.type_url.endswith("containerd.runc.v1.Options"):
+                return runc_options_pb2.Options.FromString(options.value).shim_cgroup
+            if options.type_url.endswith("runtimeoptions.v1.Options"):
+                body = runtimeoptions_pb2.Options.FromString(options.value).config_body
+                return str(tomllib.loads(body.decode()).get("ShimCgroup", ""))
+        except (DecodeError, ValueError) as error:
             raise InvalidArgument(f"the runtime options cannot be read: {error}") from error
     return ""
+
+
+def _any(data: bytes) -> Any:
+    try:
+        return Any.FromString(data)
+    except DecodeError:
+        return Any()

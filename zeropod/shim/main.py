@@ -88,7 +88,7 @@ def _become_shim(channel: Channel, data: bytes, descriptors: list[int], serve: S
     claimed = bootstrap.ShimSocket(path, socket.socket(fileno=listening))
     shim = Shim(id, namespace, group, ttrpc_address, claimed, int(open_files))
     try:
-        serve(shim, lambda: channel.answer(answer.encode()))
+        serve(shim, lambda: channel.answer(os.fsencode(answer)))
     except Exception as error:
         text = _text(error)
         logging.exception("%s", text)
@@ -125,8 +125,12 @@ def _prepare(channel: Channel, owner: int, result: socket.socket) -> int:
 def _start(invocation: Invocation, channel: Channel, owner: int, result: socket.socket) -> None:
     group = bootstrap.group(invocation.bundle, invocation.id)
     path = bootstrap.socket_path(invocation.address, invocation.namespace, group)
-    answer = bootstrap.answer(path, invocation.environ)
-    cgroup = bootstrap.shim_cgroup(invocation)
+    params = bootstrap.params(invocation)
+    answer = bootstrap.answer(path, invocation.environ, modern=params is not None)
+    cgroup = bootstrap.shim_cgroup(invocation, params)
+    ttrpc_address = params.containerd_ttrpc_address if params else ""
+    ttrpc_address = ttrpc_address or invocation.ttrpc_address
+    debug = invocation.debug or (params is not None and params.log_level <= bootstrap.DEBUG)
     claimed = bootstrap.claim(path)
     try:
         bootstrap.write_address(invocation.bundle, path)
@@ -145,8 +149,8 @@ def _start(invocation: Invocation, channel: Channel, owner: int, result: socket.
         )
         environ = {**invocation.environ, delete.SHIM_ENV: path.name}
         strings = (
-            *(invocation.id, invocation.namespace, group, invocation.ttrpc_address, str(path)),
-            *(answer.decode(), "debug" if invocation.debug else "", str(open_files)),
+            *(invocation.id, invocation.namespace, group, ttrpc_address, str(path)),
+            *(os.fsdecode(answer), "debug" if debug else "", str(open_files)),
             *(f"{key}={value}" for key, value in environ.items()),
         )
         fifo = log.open_fifo(f"{invocation.bundle}/log")

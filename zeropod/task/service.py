@@ -22,7 +22,7 @@ from zeropod.container.container import Container, CreateRequest
 from zeropod.container.events import Stdio
 from zeropod.container.pod import Pod
 from zeropod.container.process import ProcessInfo, Status
-from zeropod.errors import InvalidArgument, NotFound, Unimplemented
+from zeropod.errors import InvalidArgument, NotFound
 from zeropod.oci.mounts import Mount
 from zeropod.task import metrics, options
 from zeropod.task.events import timestamp
@@ -93,8 +93,10 @@ class TaskService:
         _check_id("create", request.id)
         if not request.bundle.startswith("/"):
             raise InvalidArgument(f"create: bundle {request.bundle!r}: expected an absolute path")
-        if request.checkpoint:
-            raise Unimplemented("create from a checkpoint is not supported by this version")
+        for name in ("checkpoint", "parent_checkpoint"):
+            path = getattr(request, name)
+            if path and not path.startswith("/"):
+                raise InvalidArgument(f"create: {name} {path!r}: expected an absolute path")
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
         wanted = CreateRequest(
             id=request.id,
@@ -105,6 +107,8 @@ class TaskService:
                 Mount(mount.type, mount.source, tuple(mount.options), mount.target)
                 for mount in request.rootfs
             ),
+            checkpoint=request.checkpoint,
+            parent_checkpoint=request.parent_checkpoint,
         )
         self._registry.reserve(request.id)
         try:

@@ -131,6 +131,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
         pid: str | None = "",
         stdio: Stdio | None = None,
         make_scaler: Any = None,
+        checkpoint: Path | None = None,
         **annotations: str,
     ) -> Box:
         path = tmp_path / f"bundle-{len(boxes)}"
@@ -159,7 +160,11 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
         boxes.append(box)
         options = RuntimeOptions(binary_name=str(binary), root=str(tmp_path / "state"))
         box.container = await Container.create(
-            CreateRequest("c1", str(path), stdio or Stdio(), options), pod
+            CreateRequest(
+                *("c1", str(path), stdio or Stdio(), options),
+                checkpoint=str(checkpoint or ""),
+            ),
+            pod,
         )
         return box
 

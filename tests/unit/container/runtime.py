@@ -15,7 +15,7 @@ from pathlib import Path
 
 VALUES = {
     *("--root", "--log", "--log-format", "--bundle", "--pid-file", "--process"),
-    *("--console-socket", "--resources"),
+    *("--console-socket", "--resources", "--image-path", "--work-path", "--parent-path"),
 }
 
 
@@ -94,6 +94,17 @@ def create() -> None:
     (STATE / "pids").write_text(f"{process(config['process']['args'], gate)}\n")
 
 
+def restore() -> None:
+    """The images are one file, `args`; what is in `broken` is CRIU's log."""
+    images = Path(OPTIONS["--image-path"])
+    if (broken := images / "broken").exists():
+        (work := Path(OPTIONS["--work-path"])).mkdir(exist_ok=True)
+        (work / "restore.log").write_text(broken.read_text())
+        refuse("criu failed: type NOTIFY errno 0")
+    STATE.mkdir(parents=True)
+    (STATE / "pids").write_text(f"{process(json.loads((images / 'args').read_text()))}\n")
+
+
 def start() -> None:
     (STATE / "gate").write_text("")
 
@@ -146,6 +157,6 @@ if (hold := BUNDLE / f"hold-{VERB}").exists():
     hold.read_text()
 if (fail := BUNDLE / f"fail-{VERB}").exists():
     refuse(fail.read_text())
-if VERB not in ("create", "run") and not STATE.exists():
+if VERB not in ("create", "restore") and not STATE.exists():
     refuse("container does not exist")
-{"run": create, **globals()}[VERB]()
+globals()[VERB]()

@@ -14,9 +14,10 @@ import pytest
 from google.protobuf.any_pb2 import Any
 
 from zeropod.api import runc_options_pb2, runtimeoptions_pb2
+from zeropod.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from zeropod.errors import InvalidArgument
 from zeropod.shim import bootstrap
-from zeropod.shim.invocation import parse
+from zeropod.shim.invocation import Invocation, parse
 
 
 def bundle(folder: Path, annotations: dict[str, str] | None) -> str:
@@ -138,9 +139,13 @@ def test_address_file(tmp_path: Path) -> None:
     assert bootstrap.read_address(str(tmp_path)) == Path("/run/containerd/s/x")
 
 
+def invoked(stdin: bytes) -> Invocation:
+    return parse(["-namespace", "n", "-id", "a", "start"], {}, "/", stdin=stdin)
+
+
 def options(stdin: bytes) -> str:
-    argv = ["-namespace", "n", "-id", "a", "start"]
-    return bootstrap.shim_cgroup(parse(argv, {}, "/", stdin=stdin))
+    invocation = invoked(stdin)
+    return bootstrap.shim_cgroup(invocation, bootstrap.params(invocation))
 
 
 def test_shim_cgroup_of_both_kinds_of_options() -> None:
@@ -155,11 +160,38 @@ def test_shim_cgroup_of_both_kinds_of_options() -> None:
             assert options(any_.SerializeToString()) == expected
 
 
-def test_no_options_and_bootstrap_parameters_mean_no_cgroup() -> None:
+def test_options_among_bootstrap_parameters() -> None:
+    """Those of containerd 2.3 and newer; other extensions are somebody else's."""
+    params = BootstrapParams(instance_id="a", namespace="n")
+    params.extensions.add().value.type_url = "containerd.io/cri.v1.PodSandboxConfig"
+    assert options(params.SerializeToString()) == ""
+    value = runc_options_pb2.Options(shim_cgroup="/shims").SerializeToString()
+    params.extensions.add().value.CopyFrom(Any(type_url="containerd.runc.v1.Options", value=value))
+    assert options(params.SerializeToString()) == "/shims"
+
+
+def test_no_options_mean_no_cgroup() -> None:
     assert options(b"") == ""
-    # instance_id, namespace, log_level of containerd 2.3's BootstrapParams
-    assert options(b"\x0a\x03abc\x12\x06k8s.io\x18\x04") == ""
     assert options(b"\xff\xff") == ""
+
+
+def test_who_has_sent_bootstrap_parameters() -> None:
+    """An Any can be read as such, and then its type is a container's id."""
+    newest = BootstrapParams(instance_id="a", namespace="n", log_level=-4)
+    for params, expected in (
+        (newest, newest),
+        (BootstrapParams(instance_id="b", namespace="n"), None),
+        (BootstrapParams(instance_id="a", namespace="m"), None),
+    ):
+        assert bootstrap.params(invoked(params.SerializeToString())) == expected
+    any_ = Any(type_url="containerd.runc.v1.Options", value=b"n")
+    assert bootstrap.params(invoked(any_.SerializeToString())) is None
+    assert bootstrap.params(invoked(b"")) is None
+
+
+def test_the_answer_to_bootstrap_parameters() -> None:
+    found = BootstrapResult.FromString(bootstrap.answer(Path("/s/x"), {}, modern=True))
+    assert (found.version, found.address, found.protocol) == (3, "unix:///s/x", "ttrpc")
 
 
 def test_broken_options_are_an_error() -> None:

@@ -123,9 +123,9 @@ TOML = runtimeoptions_pb2.Options(config_body=b"Nonsense = 1").SerializeToString
         (pb.CreateTaskRequest(id="c\n", bundle="/b"), Code.INVALID_ARGUMENT, "not a valid id"),
         (pb.CreateTaskRequest(id="c" * 129, bundle="/b"), Code.INVALID_ARGUMENT, "not a valid id"),
         (
-            pb.CreateTaskRequest(id="c1", bundle="/b", checkpoint="/images"),
-            Code.UNIMPLEMENTED,
-            "checkpoint",
+            pb.CreateTaskRequest(id="c1", bundle="/b", checkpoint="images"),
+            Code.INVALID_ARGUMENT,
+            "checkpoint 'images': expected an absolute path",
         ),
         (
             pb.CreateTaskRequest(
