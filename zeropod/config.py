@@ -24,6 +24,8 @@ PREFIX: Final = "zeropod.ctrox.dev/"
 CRI_CONTAINER_TYPE: Final = "io.kubernetes.cri.container-type"
 CRI_CONTAINER_NAME: Final = "io.kubernetes.cri.container-name"
 CRI_SANDBOX_ID: Final = "io.kubernetes.cri.sandbox-id"
+CRI_SANDBOX_NAME: Final = "io.kubernetes.cri.sandbox-name"
+CRI_SANDBOX_NAMESPACE: Final = "io.kubernetes.cri.sandbox-namespace"
 RUNC_GROUP: Final = "io.containerd.runc.v2.group"
 
 # Names of the product that this version accepts, checks nothing of, and does not act on.

@@ -95,6 +95,12 @@ class Unimplemented(ZeropodError):
     code = Code.UNIMPLEMENTED
 
 
+class ResourceExhausted(ZeropodError):
+    """A bound was reached that protects the shim."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+
 class Internal(ZeropodError):
     """An invariant of our own is broken."""
 
@@ -137,3 +143,9 @@ class RestoreFailed(ZeropodError):
         super().__init__(message)
         self.retryable = retryable
         self.log_tail = log_tail
+
+
+def with_log(error: Exception) -> str:
+    """Its text, and below it the last lines of CRIU's log where it has them."""
+    tail = getattr(error, "log_tail", ())
+    return f"{error}" + "".join(f"\n  criu: {line}" for line in tail)

@@ -16,6 +16,7 @@ import pytest
 from tests.criu.conftest import Box, MakeBox
 from zeropod.container.events import Exited, Stdio
 from zeropod.container.phase import Phase
+from zeropod.container.report import History
 from zeropod.errors import RestoreFailed
 from zeropod.oci.mounts import unmount_all
 
@@ -25,7 +26,7 @@ _SHELL = {"cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
 async def _fails_to_sleep(box: Box, text: str, caplog: pytest.LogCaptureFixture) -> None:
     """The next dump fails and says so; the app goes on with its memory."""
     boot, count = await box.ask()
-    while not box.scaler.counts["checkpoint_errors"]:
+    while not box.scaler.history.checkpoints.errors:
         await box.scaler._next()
     assert text in caplog.text
     assert await box.ask() == (boot, count + 1)
@@ -96,7 +97,7 @@ async def test_an_exec_delays_the_sleep(make_box: MakeBox) -> None:
         await box.container.start("e1")
     box.scaler._on_idle()
     await asyncio.gather(*box.scaler._tasks)
-    assert box.scaler.phase is Phase.AWAKE and not box.scaler.counts
+    assert box.scaler.phase is Phase.AWAKE and box.scaler.history == History()
     await box.container.kill(9, exec_id="e1")
     await box.asleep()
 
@@ -182,13 +183,13 @@ async def test_a_restore_killed_at_a_random_moment(make_box: MakeBox, seed: int)
     box.scaler.engine.finish = killed  # type: ignore[method-assign]
     while delays_s:
         await box.asleep()
-        failed = box.scaler.counts["restore_errors"]
+        failed = box.scaler.history.restores.errors
         try:
             await box.ask()
         except (ConnectionError, ValueError):
             # Killed when the app ran already and had this connection: it ends with the app.
             await box.scaler.ensure_awake("the test")
-            assert box.scaler.counts["restore_errors"] > failed
+            assert box.scaler.history.restores.errors > failed
             await box.ask()
     assert not box.doubled()
     assert not [event for event in box.events if isinstance(event, Exited)]

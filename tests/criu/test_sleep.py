@@ -87,7 +87,7 @@ async def test_hundreds_at_once_share_one_restore(make_box: MakeBox) -> None:
     await box.asleep()
     answers = await asyncio.gather(*(box.ask() for _ in range(200)))
     assert sorted(answers) == sorted((boot, count + n + 1) for n in range(200))
-    assert box.scaler.counts["restores"] == 1
+    assert box.scaler.history.restores.count == 1
 
 
 async def test_without_checkpoints_it_starts_afresh(make_box: MakeBox) -> None:

@@ -24,7 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zeropod.checkpoint import portable
-from zeropod.config import CRI_CONTAINER_NAME, Settings
+from zeropod.config import (
+    CRI_CONTAINER_NAME,
+    CRI_CONTAINER_TYPE,
+    CRI_SANDBOX_NAME,
+    CRI_SANDBOX_NAMESPACE,
+    Settings,
+)
 from zeropod.container import events
 from zeropod.container.birth import Birth, Created, Restored
 from zeropod.container.disposition import Delivery
@@ -35,6 +41,7 @@ from zeropod.container.limits import Limits
 from zeropod.container.logger import Logger
 from zeropod.container.phase import Phase
 from zeropod.container.process import Init, Process, ProcessInfo, ProcessStatus, Status
+from zeropod.container.report import Outcome, Report
 from zeropod.container.state import State, Verb, move
 from zeropod.container.stats import Meter, Usage
 from zeropod.container.stdio import ProcessIO
@@ -98,6 +105,8 @@ class Container:
         self.limits = Limits(self)
         self._starting = False
         self._network = -1
+        self._changed_ns = time.time_ns()
+        self._took_ns = 0
         self._birth: Birth = Created(self)
         if request.checkpoint:
             checkpoint = Path(request.checkpoint)
@@ -193,8 +202,10 @@ class Container:
                 self.state_now = after
             self.meter.begin(self.init.pid)
             self._flush_held_exit()
-        if self.scaler is not None and self.state_now is State.RUNNING:
-            self.scaler.started()
+        if self.state_now is State.RUNNING:
+            self.report(Outcome.RUNNING)
+            if self.scaler is not None:
+                self.scaler.started()
         return self.init.pid
 
     async def add_exec(self, exec_id: str, process_json: bytes, stdio: Stdio) -> None:
@@ -401,6 +412,40 @@ class Container:
             self._flush_held_exit()
             self.limits.awake()
 
+    @property
+    def is_sandbox(self) -> bool:
+        return self.bundle.annotations.get(CRI_CONTAINER_TYPE) == "sandbox"
+
+    def report(self, outcome: Outcome, duration_ns: int = 0, log: str = "") -> None:
+        """Tell subscribers of a change; of the sandbox nobody wants to know."""
+        if self.is_sandbox:
+            return
+        self._changed_ns, self._took_ns = time.time_ns(), duration_ns
+        self.pod.feed.publish(self._report(outcome, log))
+
+    def status(self) -> Report:
+        """What it is now, and since when; ``reason`` says why it does not sleep."""
+        outcome = Outcome.RUNNING
+        if self.state_now in (State.STOPPED, State.DELETED):
+            outcome = Outcome.STOPPING
+        elif self.state_now in (State.SCALED_DOWN, State.WAKING):
+            outcome = Outcome.SCALED_DOWN
+        return self._report(outcome)
+
+    def _report(self, outcome: Outcome, log: str = "") -> Report:
+        annotations = self.bundle.annotations
+        return Report(
+            id=self.id,
+            name=annotations.get(CRI_CONTAINER_NAME, self.id),
+            pod_name=annotations.get(CRI_SANDBOX_NAME, ""),
+            pod_namespace=annotations.get(CRI_SANDBOX_NAMESPACE, ""),
+            outcome=outcome,
+            at_ns=self._changed_ns,
+            duration_ns=self._took_ns,
+            log=log,
+            reason=self.scaler.reason if self.scaler else self.scaling_off_reason,
+        )
+
     def adopt(self, pid: int) -> None:
         """``pid`` is the restored (or freshly started) init. Its exit counts from now on."""
         self.meter.begin(pid)
@@ -418,6 +463,7 @@ class Container:
         if self.scaler is not None:
             self.scaler.ended()
         self._paused.close()
+        self.report(Outcome.STOPPING)
         leftovers = lived and self.bundle.namespace_path("pid") != ""
         end = self._end(exit, leftovers=leftovers, paused=paused)
         self.pod.own(self.pod.loop.create_task(end, name=f"exit {self.id}"))

@@ -133,7 +133,9 @@ class Logger:
         try:
             read = self._pipe()
             self._writes.append(os.dup(self._writes[0]))
-            return spawn(["cat"], env=os.environ, stdio=(read, file, -1))
+            # Not our environment: the mark in it would have the logger killed with a dead shim.
+            environ = {"PATH": os.environ.get("PATH", os.defpath)}
+            return spawn(["cat"], env=environ, stdio=(read, file, -1))
         finally:
             os.close(file)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from zeropod.activator.activator import PodActivator
 from zeropod.config import NodeSettings
 from zeropod.container.events import Event
+from zeropod.container.report import Feed
 from zeropod.oci.reaper import Reaper
 from zeropod.oci.runtime import Runtime, RuntimeOptions
 
@@ -44,6 +45,7 @@ class Pod:
         self.emit = emit
         self.make_scaler = make_scaler
         self.reaper = Reaper(loop)
+        self.feed = Feed()
         self._activators: dict[str, PodActivator] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 

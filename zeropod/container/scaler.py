@@ -16,7 +16,6 @@ import contextlib
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -34,9 +33,16 @@ from zeropod.container.disposition import Delivery, Dispositions, Effect
 from zeropod.container.idle import IdleTimer
 from zeropod.container.phase import UP, Move, Phase, advance
 from zeropod.container.process import Init
+from zeropod.container.report import History, Outcome
 from zeropod.container.state import Verb
 from zeropod.container.wake import Trigger, Wake, unplanned
-from zeropod.errors import ActivatorError, FailedPrecondition, RestoreFailed, ZeropodError
+from zeropod.errors import (
+    ActivatorError,
+    FailedPrecondition,
+    RestoreFailed,
+    ZeropodError,
+    with_log,
+)
 from zeropod.oci.bundle import Bundle
 from zeropod.oci.reaper import Exit, Reaper
 
@@ -80,6 +86,7 @@ class Sleeper(Protocol):
     def move(self, verb: Verb) -> None: ...
     def adopt(self, pid: int) -> None: ...
     def publish_exit(self, exit: Exit) -> None: ...
+    def report(self, outcome: Outcome, duration_ns: int = 0, log: str = "") -> None: ...
 
 
 FindPorts = Callable[[int], Awaitable[frozenset[int]]]
@@ -108,7 +115,7 @@ class Scaler:
     ) -> None:
         self.engine = engine
         self.phase = Phase.FINDING
-        self.counts: Counter[str] = Counter()
+        self.history = History()
         self.reason = "its ports are not known yet"
         self._container = container
         self._fresh = fresh
@@ -282,13 +289,16 @@ class Scaler:
                 self._dump_failed(error)
                 return
             self._idle.forget_backoff()
-            self.counts["checkpoints"] += 1
             container.move(Verb.ASLEEP)
             self._advance(Move.DUMPED)
             self._prepare()
-            took_ms = (time.monotonic_ns() - started_ns) / 1e6
+            took_ns = time.monotonic_ns() - started_ns
             size = self._images.size_bytes if self._images else 0
-            log.info("%s: asleep after %.0f ms, %.1f MiB", container.id, took_ms, size / 2**20)
+            log.info(
+                "%s: asleep after %.0f ms, %.1f MiB", container.id, took_ns / 1e6, size / 2**20
+            )
+            self.history.checkpoints.done(took_ns)
+            container.report(Outcome.SCALED_DOWN, took_ns)
 
     async def _dump(self) -> None:
         container = self._container
@@ -301,18 +311,18 @@ class Scaler:
         await self.engine.checkpoint(self._target, self._images)
 
     def _dump_failed(self, error: Exception) -> None:
-        self.counts["checkpoint_errors"] += 1
+        self.history.checkpoints.errors += 1
         if self._images is not None:
             self._images.discard()
             self._images = None
-        tail = "".join(f"\n  criu: {line}" for line in getattr(error, "log_tail", ()))
-        log.error("%s: stays awake: %s%s", self._container.id, error, tail)
+        log.error("%s: stays awake: %s", self._container.id, with_log(error))
         if self._group is not None:
             self._group.awake()
         self._advance(Move.DUMP_FAILED)
         self._idle.back_off()
         self._idle.start()
         self._container.move(Verb.AWAKE)
+        self._container.report(Outcome.CHECKPOINT_FAILED, log=with_log(error))
 
     def _prepare(self) -> None:
         """Compute all that a wake-up needs and hand it to the activator."""
@@ -376,22 +386,26 @@ class Scaler:
                     error = RestoreFailed(f"restore {container.id}: {error}")
                 self._lost = error
                 self._advance(Move.LOST)
+                container.report(Outcome.RESTORE_FAILED, log=with_log(error))
                 container.publish_exit(Exit(_LOST_STATUS, time.time_ns()))
                 return
             finally:
                 self._wake = None
-                self.counts["restore_errors"] += len(wake.errors)
+                self.history.restores.errors += len(wake.errors)
                 self._close_plan()
             container.move(Verb.AWAKE)
         if self._group is not None:
             self._group.awake()
-        took_ms = (time.monotonic_ns() - started_ns) / 1e6
-        self.counts["restores"] += 1
+        took_ns = time.monotonic_ns() - started_ns
         self._discard()
         self._advance(Move.RESTORED)
         self._idle.touch()
         self._idle.start()
-        log.info("%s: awake as process %d after %.0f ms", container.id, pid, took_ms)
+        log.info("%s: awake as process %d after %.0f ms", container.id, pid, took_ns / 1e6)
+        self.history.restores.done(took_ns)
+        if wake.state_lost:
+            container.report(Outcome.RESTORE_FAILED, log=with_log(wake.errors[0]))
+        container.report(Outcome.RUNNING, took_ns)
 
     async def _clear_away(self) -> None:
         """Nothing of a wake-up that broke off lives on."""

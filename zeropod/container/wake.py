@@ -24,7 +24,7 @@ from zeropod._fastpath._activator import RestorePlan
 from zeropod.checkpoint.engine import Engine, Stdio, Target
 from zeropod.checkpoint.image import ImageDir
 from zeropod.config import RestoreFailure
-from zeropod.errors import ImageCorrupt, RestoreFailed, ZeropodError
+from zeropod.errors import ImageCorrupt, RestoreFailed, ZeropodError, with_log
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +144,7 @@ class Wake:
             return await engine.finish(self._target, self._images, pid)
         except RestoreFailed as error:
             self.errors.append(error)
-            tail = "".join(f"\n  criu: {line}" for line in error.log_tail)
-            log.error("%s%s", error, tail)
+            log.error("%s", with_log(error))
         return None
 
     def _fire(self, engine: Engine) -> None:

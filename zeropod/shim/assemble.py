@@ -1,6 +1,6 @@
 """The wiring of a shim: its layers put together on an event loop, served, and taken apart.
 
-The order of the end matters: first the socket's name, so that a later start makes its own shim,
+The order of the end matters: first the sockets' names, so that a later start makes its own shim,
 then the answers under way, the containers' descriptors and timers, the events that wait, and last
 what all of them share.
 """
@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import uvloop
 
@@ -19,10 +20,12 @@ from zeropod._fastpath._command import set_open_files
 from zeropod.config import NodeSettings
 from zeropod.container.pod import Pod
 from zeropod.container.scaler import make_scaler
+from zeropod.shim.bootstrap import ShimSocket, claim
 from zeropod.shim.main import Shim
 from zeropod.task.events import Publisher
 from zeropod.task.registry import Registry
 from zeropod.task.service import TaskService
+from zeropod.task.status import StatusService, socket_path
 from zeropod.ttrpc import Server
 from zeropod.version import VERSION
 
@@ -58,14 +61,33 @@ async def _serve(shim: Shim, ready: Callable[[], None]) -> None:
     )
     server = Server(TaskService(pod, registry, stop.set).handlers())
     await server.serve(shim.socket.listening)
+    status = Server(StatusService(registry, pod.feed).handlers())
+    status_socket = _claim_status(Path(shim.socket.path))
+    if status_socket is not None:
+        await status.serve(status_socket.listening)
     ready()
     log.debug("shim %s serves group %s", VERSION, shim.group)
     try:
         await stop.wait()
     finally:
         shim.socket.withdraw()
+        if status_socket is not None:
+            status_socket.withdraw()
         await server.close()
+        await status.close()
         for container in registry:
             await container.close()
         await publisher.close()
         await pod.close()
+
+
+def _claim_status(shim: Path) -> ShimSocket | None:
+    """The socket for the node's manager; None, with the reason in the log, where it cannot be."""
+    path = socket_path(shim)
+    try:
+        if (claimed := claim(path)) is None:
+            log.error("status: another process serves %s", path)
+    except OSError as error:
+        log.error("status: %s: %s: the manager will not see this pod", path, error.strerror)
+        return None
+    return claimed

@@ -30,6 +30,7 @@ from zeropod.oci.mounts import unmount_all, unmount_below
 from zeropod.oci.runtime import DEFAULT_ROOT, RuntimeOptions
 from zeropod.shim import bootstrap, process
 from zeropod.shim.invocation import Invocation
+from zeropod.task import status
 
 SHIM_ENV: Final = "ZEROPOD_SHIM"
 _EXIT_STATUS: Final = 128 + signal.SIGKILL
@@ -58,6 +59,7 @@ def delete(invocation: Invocation) -> bytes:
         dead = True
         kill_all(_helpers(socket_path.name))
         bootstrap.remove_dead(socket_path)
+        bootstrap.remove_dead(status.socket_path(socket_path))
 
     def filters() -> None:
         if dead:

@@ -16,19 +16,20 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from google.protobuf.message import DecodeError, Message
 
 from zeropod.api.ttrpc_pb2 import Request, Response, Status
 from zeropod.errors import Code, ZeropodError
-from zeropod.ttrpc.frame import MAX_PAYLOAD, Decoder, Frame, FrameType
+from zeropod.ttrpc.frame import MAX_PAYLOAD, Decoder, Flag, Frame, FrameType
 from zeropod.ttrpc.stream import Opened, Refused, Streams
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Any], Awaitable[Message]]
+StreamHandler = Callable[[Any], AsyncIterator[Message]]
 
 MAX_CONNECTIONS: Final = 64
 MAX_UNDER_WAY: Final = 4 * MAX_PAYLOAD
@@ -39,14 +40,15 @@ _UCRED: Final = struct.Struct("3i")
 
 
 class Method(NamedTuple):
-    """The type of a method's request and what answers it.
+    """The type of a method's request and what answers it: once, or with a ``stream`` of messages.
 
     ``waits``: it only waits for something, and ending it early loses nothing.
     """
 
     request: type[Message]
-    handler: Handler
+    handler: Handler | None = None
     waits: bool = False
+    stream: StreamHandler | None = None
 
 
 class _Call(NamedTuple):
@@ -138,7 +140,7 @@ class Server:
         if method is None:
             return _failure(Code.UNIMPLEMENTED, f"method {name} is not implemented")
         if event.streaming:
-            return _failure(Code.UNIMPLEMENTED, f"method {name} does not stream")
+            return _failure(Code.UNIMPLEMENTED, f"method {name} takes no stream")
         try:
             argument = method.request.FromString(request.payload)
         except DecodeError as error:
@@ -154,7 +156,7 @@ class Server:
                 call.timeout_s, _expire, connection, stream_id, call, task
             )
         try:
-            response = await _outcome(call.name, call.method.handler, call.argument)
+            response = await _outcome(call, connection, stream_id)
         except asyncio.CancelledError:
             if call.method.waits:
                 raise  # a closed connection says it better than an answer would
@@ -163,7 +165,10 @@ class Server:
             self._under_way -= size
             if alarm is not None:
                 alarm.cancel()
-        connection.answer(stream_id, response)
+        if response is None:
+            connection.end_stream(stream_id)
+        else:
+            connection.answer(stream_id, response)
 
 
 def _expire(
@@ -176,16 +181,22 @@ def _expire(
         task.cancel()
 
 
-async def _outcome(name: str, handler: Handler, argument: Message) -> Response:
+async def _outcome(call: _Call, connection: _Connection, stream_id: int) -> Response | None:
+    """The answer; None where all was said in messages of the stream."""
     try:
-        payload = (await handler(argument)).SerializeToString()
+        if call.method.stream is not None:
+            async for message in call.method.stream(call.argument):
+                connection.send_message(stream_id, message)
+            return None
+        assert call.method.handler is not None
+        payload = (await call.method.handler(call.argument)).SerializeToString()
     except ZeropodError as error:
         return _failure(error.code, str(error))
     except Exception as error:
-        log.exception("%s failed", name)
-        return _failure(Code.UNKNOWN, f"{name}: {type(error).__name__}: {error}")
+        log.exception("%s failed", call.name)
+        return _failure(Code.UNKNOWN, f"{call.name}: {type(error).__name__}: {error}")
     if len(payload) > MAX_PAYLOAD - 64:
-        return _failure(Code.RESOURCE_EXHAUSTED, f"the answer of {name} is too long")
+        return _failure(Code.RESOURCE_EXHAUSTED, f"the answer of {call.name} is too long")
     return Response(status=Status(code=0), payload=payload)
 
 
@@ -235,6 +246,18 @@ class _Connection(asyncio.Protocol):
         if self._streams.answered(stream_id):
             self._send(stream_id, response)
 
+    def send_message(self, stream_id: int, message: Message) -> None:
+        """Send one of many, if the stream has not ended."""
+        if self._streams.state(stream_id) is not None:
+            payload = message.SerializeToString()
+            self._write(Frame(stream_id, FrameType.DATA, 0, payload))
+
+    def end_stream(self, stream_id: int) -> None:
+        """There are no more messages."""
+        if self._streams.answered(stream_id):
+            flags = Flag.REMOTE_CLOSED | Flag.NO_DATA
+            self._write(Frame(stream_id, FrameType.DATA, flags, b""))
+
     def cancel_waits(self) -> None:
         """End the calls that only wait."""
         for task in self.waits:
@@ -245,9 +268,11 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def _send(self, stream_id: int, response: Response) -> None:
+        self._write(Frame(stream_id, FrameType.RESPONSE, 0, response.SerializeToString()))
+
+    def _write(self, frame: Frame) -> None:
         if self._transport is None:
             return
-        frame = Frame(stream_id, FrameType.RESPONSE, 0, response.SerializeToString())
         self._transport.write(frame.encode())
         if self._transport.get_write_buffer_size() > MAX_UNREAD:
             log.warning("hung up on a peer that reads no answers")

@@ -13,6 +13,7 @@ from zeropod._fastpath._activator import Event, EventKind
 from zeropod.checkpoint.image import ImageDir, ImageStore
 from zeropod.config import Settings
 from zeropod.container.process import Init
+from zeropod.container.report import Outcome
 from zeropod.container.state import State, Verb, move
 from zeropod.oci.reaper import Exit
 
@@ -168,6 +169,7 @@ class FakeContainer:
         self.init.runs_as(pid)
         self.state = State.RUNNING
         self.exit: Exit | None = None
+        self.reports: list[tuple[Outcome, str]] = []
         self.on_end: Callable[[], None] = lambda: None
 
     def stdio_for_restore(self) -> tuple[int, int, int]:
@@ -178,6 +180,9 @@ class FakeContainer:
 
     def adopt(self, pid: int) -> None:
         self.init.runs_as(pid)
+
+    def report(self, outcome: Outcome, duration_ns: int = 0, log: str = "") -> None:
+        self.reports.append((outcome, log))
 
     def publish_exit(self, exit: Exit) -> None:
         assert self.exit is None

@@ -117,7 +117,7 @@ async def test_idle_sleeps_and_a_connection_wakes(rig: Rig) -> None:
     assert rig.container.state is State.RUNNING
     assert rig.container.init.live_pid == 4242
     assert rig.group.calls[2:3] == ["awake"]
-    assert rig.scaler.counts["restores"] == 1
+    assert rig.scaler.history.restores.count == 1
 
 
 async def test_a_connection_during_the_dump_wakes_right_after(rig: Rig) -> None:
@@ -135,7 +135,8 @@ async def test_a_failed_dump_leaves_it_awake_and_backs_off(rig: Rig) -> None:
     rig.engine.dump = [CheckpointFailed("no", ("tail",)), CheckpointFailed("no"), None]
     await rig.asleep()
     assert rig.group.calls == ["hold", "awake", "hold", "awake", "hold", "arm"]
-    assert rig.scaler.counts == {"checkpoint_errors": 2, "checkpoints": 1}
+    checkpoints = rig.scaler.history.checkpoints
+    assert (checkpoints.errors, checkpoints.count) == (2, 1)
     assert rig.container.exit is None
 
 
@@ -157,7 +158,7 @@ async def test_a_proved_failure_is_tried_once_more(rig: Rig) -> None:
     await rig.scaler.ensure_awake("exec")
     assert [plan.engine for plan in rig.group.fired] == ["runc", "runc"]
     assert rig.container.init.live_pid == 77
-    assert rig.scaler.counts["restore_errors"] == 1
+    assert rig.scaler.history.restores.errors == 1
 
 
 @pytest.mark.parametrize(
@@ -381,7 +382,7 @@ async def test_its_own_end_while_ports_are_sought(rig: Rig) -> None:
 async def test_init_gone_at_the_dump(rig: Rig) -> None:
     rig.container.init.live_pid = 2**22 + 1  # above any pid
     rig.scaler.started()
-    while not rig.scaler.counts["checkpoint_errors"]:
+    while not rig.scaler.history.checkpoints.errors:
         await rig.scaler._next()
     assert "awake" in rig.group.calls and rig.engine.plans == []
 
@@ -460,4 +461,4 @@ async def test_a_plan_that_cannot_be_made_is_tried_again(rig: Rig) -> None:
     await rig.until(Phase.AWAKE)
     await rig.until(Phase.WAKING)
     await rig.until(Phase.AWAKE)
-    assert rig.scaler.counts["restores"] == 1 and not rig.fresh.plans
+    assert rig.scaler.history.restores.count == 1 and not rig.fresh.plans

@@ -176,6 +176,7 @@ class _Sleeper:
 
     def __init__(self, container: Container) -> None:
         self.engine = SimpleNamespace(annotations=dict)
+        self.reason = ""
         self.container = container
         self.phase = Phase.AWAKE
         self.answers: list[Exit | Delivery] = []

@@ -35,6 +35,7 @@ class _Scaler:
         self.engine = SimpleNamespace(annotations=dict)
         self.container = container
         self.phase = Phase.AWAKE
+        self.reason = ""
         self.why: list[str] = []
         self.woken = 0
 

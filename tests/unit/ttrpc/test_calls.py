@@ -362,3 +362,93 @@ async def test_an_answer_that_is_none_fails_its_call_alone(tmp_path: Path) -> No
     assert (await call(client)).pid == 7
     client.close()
     server.close()
+
+
+# -- streams ---------------------------------------------------------------------------------
+
+
+Stream = Callable[[StartRequest], AsyncIterator[StartResponse]]
+
+
+@pytest.fixture
+async def serve_stream(tmp_path: Path) -> AsyncIterator[Callable[[Stream], Awaitable[Client]]]:
+    made: list[tuple[Server, Client]] = []
+
+    async def begin(stream: Stream) -> Client:
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(tmp_path / "stream.sock"))
+        listening.listen()
+        server = Server({"s.Task": {"Watch": Method(StartRequest, waits=True, stream=stream)}})
+        await server.serve(listening)
+        made.append((server, await Client.connect(str(tmp_path / "stream.sock"))))
+        return made[-1][1]
+
+    yield begin
+    for server, client in made:
+        client.close()
+        await server.close()
+
+
+def watch(client: Client) -> AsyncIterator[StartResponse]:
+    return client.stream("s.Task", "Watch", StartRequest(id="x"), StartResponse)
+
+
+async def test_a_stream_of_answers_and_its_end(
+    serve_stream: Callable[[Stream], Awaitable[Client]],
+) -> None:
+    async def count(_request: StartRequest) -> AsyncIterator[StartResponse]:
+        for number in range(3):  # 0 makes an empty message
+            yield StartResponse(pid=number)
+
+    client = await serve_stream(count)
+    for _ in range(2):
+        assert [found.pid async for found in watch(client)] == [0, 1, 2]
+
+
+async def test_a_stream_that_fails(serve_stream: Callable[[Stream], Awaitable[Client]]) -> None:
+    async def count(_request: StartRequest) -> AsyncIterator[StartResponse]:
+        yield StartResponse(pid=1)
+        raise NotFound("no more")
+
+    found = []
+    with pytest.raises(RemoteError, match="no more") as caught:
+        async for message in watch(await serve_stream(count)):
+            found.append(message.pid)
+    assert found == [1]
+    assert caught.value.status == Code.NOT_FOUND
+
+
+async def test_a_stream_ends_with_its_reader(
+    serve_stream: Callable[[Stream], Awaitable[Client]],
+) -> None:
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def for_ever(_request: StartRequest) -> AsyncIterator[StartResponse]:
+        try:
+            begun.set()
+            yield StartResponse(pid=1)
+            await asyncio.Event().wait()
+        finally:
+            over.set()
+
+    client = await serve_stream(for_ever)
+    reader = asyncio.create_task(anext(watch(client)))  # type: ignore[arg-type]
+    await begun.wait()
+    assert (await reader).pid == 1
+    client.close()
+    await asyncio.wait_for(over.wait(), 10)
+
+
+async def test_a_stream_whose_server_goes_away(
+    serve_stream: Callable[[Stream], Awaitable[Client]],
+) -> None:
+    async def for_ever(_request: StartRequest) -> AsyncIterator[StartResponse]:
+        yield StartResponse(pid=1)
+        await asyncio.Event().wait()
+
+    client = await serve_stream(for_ever)
+    stream = watch(client)
+    assert (await anext(stream)).pid == 1
+    client.close()
+    with pytest.raises(Unavailable):
+        await anext(stream)
