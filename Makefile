@@ -9,10 +9,10 @@ SOURCES := zeropod lab tests benchmarks setup.py
 C_SOURCES = $(shell git ls-files '*.c' '*.h')
 
 .PHONY: help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns \
-	criu package containerd bench wheel clean format
+	criu package containerd containerd-old containerd-new bench wheel clean format
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 host-packages: ## install the Debian packages that building and testing need (root)
 	@lab/install-host-packages.sh
@@ -40,7 +40,7 @@ lab-shell: lab ## a shell on the node (one is started if none runs), with ctr an
 demo: lab ## show a container that sleeps and wakes (KEEP=1 leaves it running)
 	@$(BIN)/python -m lab.demo $(if $(KEEP),--keep)
 
-test: host-packages venv ext lint unit native package netns lab criu containerd ## everything, set-up included
+test: host-packages venv ext lint unit native package netns lab criu containerd containerd-old ## everything, set-up included
 
 test-fast: venv ext lint unit ## what needs no root
 
@@ -73,6 +73,15 @@ package: ext ## wheel, sdist, launcher and zygote
 
 containerd: ext lab ## pods through a real containerd (root)
 	$(PYTEST) tests/containerd
+
+# Sleeping, waking and what differs between versions; the rest of the suite has nothing to do with it.
+OTHER_SUITES := $(addprefix tests/containerd/test_,stock.py ctr.py status.py)
+
+containerd-old: ext lab ## a part of that suite with containerd 1.7 (root)
+	ZEROPOD_CONTAINERD=1.7 $(PYTEST) $(OTHER_SUITES)
+
+containerd-new: ext lab ## the suite with the newest containerd, which is built first (root)
+	ZEROPOD_CONTAINERD=newest $(PYTEST) tests/containerd
 
 bench: lab ## latency and memory, interleaved with the stock shim
 	$(BIN)/python -m benchmarks

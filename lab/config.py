@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from lab import paths
+from lab import other_containerd, paths
 from lab.container_images import PAUSE
 from lab.steps import write_file
 
@@ -17,7 +17,7 @@ _CNI_FOLDER = paths.NODE / "cni"
 _ANNOTATIONS = '["zeropod.ctrox.dev/*", "io.containerd.runc.v2.group"]'
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-SEARCH_PATH = f"{paths.VENV}/bin:{paths.TOOLS}/bin:{_SYSTEM_PATH}"
+SEARCH_PATH = f"{paths.VENV}/bin:{other_containerd.programs()}:{paths.TOOLS}/bin:{_SYSTEM_PATH}"
 """PATH of containerd and of all that it starts: the wheel's launcher first."""
 
 _RUNTIME = '[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}]'

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from lab import cgroups, config, kernel, paths
+from lab import cgroups, config, kernel, other_containerd, paths
 from lab.container_images import IMAGES
 from lab.steps import LabError, remove, run, write_file
 
@@ -99,7 +99,7 @@ class Keeper:
         """Start containerd and wait until it says that it serves."""
         with (paths.NODE / "containerd.log").open("ab") as log:
             process = subprocess.Popen(
-                [paths.TOOLS / "bin/containerd", "--config", config.CONTAINERD_CONFIG],
+                [other_containerd.programs() / "containerd", "--config", config.CONTAINERD_CONFIG],
                 env={**environment(), "NOTIFY_SOCKET": _NOTIFY},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -128,7 +128,7 @@ class Keeper:
 
     def _load_images(self) -> None:
         ctr: list[str | Path] = [
-            paths.TOOLS / "bin/ctr",
+            other_containerd.programs() / "ctr",
             "--namespace",
             "k8s.io",
             "images",

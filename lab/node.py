@@ -20,7 +20,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from lab import cgroups, config, container_images, keeper, kernel, paths, python, tools, wheel
+from lab import (
+    cgroups,
+    config,
+    container_images,
+    keeper,
+    kernel,
+    other_containerd,
+    paths,
+    python,
+    tools,
+    wheel,
+)
 from lab.cri import Cri
 from lab.lock import Lock, holder
 from lab.steps import LabError, remove, timed
@@ -35,6 +46,7 @@ def build() -> None:
     lock = Lock.take(paths.ROOT / "build.lock", "build")
     try:
         tools.build()
+        other_containerd.build()
         python.build()
         container_images.build()
         wheel.build()

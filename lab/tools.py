@@ -41,7 +41,7 @@ TOOLS = (
     Tool(
         "containerd",
         (2, 1),
-        (2, 3),
+        (2, 5),
         ("usr/bin/containerd", "usr/bin/ctr", "usr/bin/containerd-shim-runc-v2"),
     ),
     Tool("containernetworking-plugins", (1, 4), (2,), ()),
