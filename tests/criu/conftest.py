@@ -155,6 +155,8 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
         cgroup_namespace: bool = False,
         pid_namespace: bool = True,
         images: Path | None = None,
+        binary: Path | str = "runc",
+        start: bool = True,
         **annotations: str,
     ) -> Box:
         bundle, ticks = tmp_path / "bundle", tmp_path / "ticks"
@@ -171,11 +173,16 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
         pod = Pod(loop, namespace="t", node=node, emit=events.append, make_scaler=make_scaler)
         pods.append(pod)
         request = CreateRequest(
-            "c1", str(bundle), Stdio("", str(out), ""), RuntimeOptions(root="/run/runc")
+            "c1",
+            str(bundle),
+            Stdio("", str(out), ""),
+            RuntimeOptions(binary_name=str(binary), root="/run/runc"),
         )
         container = await Container.create(request, pod)
         netns = os.open(f"/proc/{sandbox}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         made.append(Box(pod, container, sandbox, ticks, root, events, output, netns))
+        if not start:
+            return made[-1]
         await container.start()
         if container.scaler is not None:
             await container.scaler.until(Phase.AWAKE)

@@ -20,6 +20,7 @@ from zeropod.oci.runtime import Runtime
 Stdio = tuple[int, int, int]
 
 _WORK: Final = "criu-work"
+_EXPORT_S: Final = 3600.0  # to wherever the caller wants it; he may give up earlier
 _DEADLINE_S: Final = 60.0
 _BYTES_PER_S: Final = 16 << 20  # from somewhere that this node has never read
 
@@ -33,11 +34,14 @@ async def export(
 
     Raises:
         RuntimeFailed: with CRIU's first error.
+        DeadlineExceeded: it took more than an hour.
     """
     criu_config = criu.node_config(established="--tcp-established" in flags)
     criu.config_file(bundle).write_text(criu_config)
     with _work(bundle, work_path) as work, _explained(work / "dump.log"):
-        await runtime.checkpoint(id, bundle, image_path=path, work_path=work, extra=flags)
+        await runtime.checkpoint(
+            id, bundle, image_path=path, work_path=work, extra=flags, timeout_s=_EXPORT_S
+        )
 
 
 async def restore(

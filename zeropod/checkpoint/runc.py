@@ -29,6 +29,7 @@ from zeropod.checkpoint.engine import Stdio, Target
 from zeropod.checkpoint.image import ImageDir
 from zeropod.errors import (
     CheckpointFailed,
+    DeadlineExceeded,
     ImageCorrupt,
     RestoreFailed,
     RuntimeFailed,
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 _SHARED: Final = ("network", "ipc", "uts")
 _DEADLINE_S: Final = 10.0
 _BYTES_PER_S: Final = 256 << 20
+_DUMP_DEADLINE_S: Final = 60.0  # a killed dump may kill the app, a dump that hangs does for certain
+_DUMP_BYTES_PER_S: Final = 16 << 20
 _SPARE_BYTES: Final = 16 << 20  # what a dump writes besides memory
 
 
@@ -65,7 +68,7 @@ class RuncEngine:
                 f"checkpoint {target.id}: criu is not installed or not in PATH "
                 f"({os.environ.get('PATH', '')}); install CRIU 4.2 or newer"
             )
-        stopped = _refuse_strangers(target, images)
+        stopped, memory_bytes = _look(target, images)
         self._config.write_text(criu.config())
         dump_log = images.dump / "dump.log"
         try:
@@ -78,8 +81,9 @@ class RuncEngine:
                     setns=fds,
                     extra=_options(target),
                     env=criu.environment(),
+                    timeout_s=_DUMP_DEADLINE_S + memory_bytes / _DUMP_BYTES_PER_S,
                 )
-        except RuntimeFailed as error:
+        except (RuntimeFailed, DeadlineExceeded) as error:
             if not (criu.dumped(dump_log) and _ended(target.init_pid)):
                 _let_run(target, stopped)
                 raise _failed(target, images, criu.reason(dump_log) or str(error)) from error
@@ -160,20 +164,20 @@ def _restore_failure(
     tail = criu.log_tail(restore_log)
     if isinstance(error, ImageCorrupt):
         return RestoreFailed(f"restore {target.id}: {error}")
+    proved = criu.judge(restore_log) is criu.Verdict.NEVER_RAN
     if isinstance(error, TimeoutError):
         text = f"restore {target.id}: did not end in time and was killed"
-        return RestoreFailed(text, log_tail=tail)
+        return RestoreFailed(text, retryable=proved, log_tail=tail)
     if isinstance(error, RestoreFailed):
-        proved = criu.judge(restore_log) is criu.Verdict.NEVER_RAN
         text = f"restore {target.id}: {error}"
         return RestoreFailed(text, retryable=proved, log_tail=tail)
     return None
 
 
-def _refuse_strangers(target: Target, images: ImageDir) -> frozenset[int]:
+def _look(target: Target, images: ImageDir) -> tuple[frozenset[int], int]:
     """Raise CheckpointFailed where a dump would lose a process or does not fit on the disk.
 
-    Returns the processes that are stopped by the app's own will.
+    Returns the processes that are stopped by the app's own will, and the bytes of all memory.
     """
     own = target.bundle.namespace_path("pid") == ""
     found = census.take(target.init_pid, target.cgroups, own_pid_namespace=own)
@@ -183,13 +187,15 @@ def _refuse_strangers(target: Target, images: ImageDir) -> frozenset[int]:
             f"checkpoint {target.id}: not of init's tree, would be lost: {names}"
         )
     disk = os.statvfs(images.path)
-    free, needed = disk.f_bfree * disk.f_frsize, found.memory_bytes() + _SPARE_BYTES
+    memory_bytes = found.memory_bytes()
+    free, needed = disk.f_bfree * disk.f_frsize, memory_bytes + _SPARE_BYTES
     if free < needed:
         raise CheckpointFailed(
             f"checkpoint {target.id}: {needed >> 20} MiB are needed and {free >> 20} MiB are free "
             f"on the disk of {images.path.parent.parent}"
         )
-    return frozenset(member.pid for member in found.tree if _state(member.pid) == "T")
+    stopped = (member.pid for member in found.tree if _state(member.pid) == "T")
+    return frozenset(stopped), memory_bytes
 
 
 def _failed(target: Target, images: ImageDir, reason: str) -> CheckpointFailed:

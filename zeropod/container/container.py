@@ -257,7 +257,11 @@ class Container:
                 await self.scaler.ensure_awake("pause")
             async with self.lock:
                 after = move(self.state_now, Verb.PAUSE, self.id)
-                await self.runtime.pause(self.id, self.bundle.path)
+                try:
+                    await self.runtime.pause(self.id, self.bundle.path)
+                except BaseException:
+                    await self._thaw()  # it may be frozen for all that
+                    raise
                 if self.state_now is not State.RUNNING:
                     await self._thaw()
                     move(self.state_now, Verb.PAUSE, self.id)  # says that it has ended
@@ -268,7 +272,11 @@ class Container:
     async def resume(self) -> None:
         async with self.lock:
             after = move(self.state_now, Verb.RESUME, self.id)
-            await self.runtime.resume(self.id, self.bundle.path)
+            try:
+                await self.runtime.resume(self.id, self.bundle.path)
+            except (RuntimeFailed, DeadlineExceeded):
+                if await self._is_frozen():
+                    raise
             if self.state_now is State.PAUSED:
                 self.state_now = after
                 self._paused.close()
@@ -509,6 +517,14 @@ class Container:
         """Leave nothing frozen of what has ended, as the stock shim does."""
         with contextlib.suppress(RuntimeFailed, DeadlineExceeded):
             await self.runtime.resume(self.id, self.bundle.path)
+
+    async def _is_frozen(self) -> bool:
+        """Whether the runtime says so, or cannot tell."""
+        try:
+            state = await self.runtime.state(self.id, self.bundle.path)
+        except (RuntimeFailed, DeadlineExceeded, NotFound):
+            return True
+        return state.get("status") == "paused"
 
     async def _kill_leftovers(self) -> None:
         try:

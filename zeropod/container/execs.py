@@ -15,6 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from zeropod.container import events
@@ -23,7 +24,7 @@ from zeropod.container.process import Exec
 from zeropod.container.state import Verb, move
 from zeropod.container.stdio import console_for
 from zeropod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from zeropod.oci.reaper import Exit
+from zeropod.oci.reaper import Exit, children
 
 if TYPE_CHECKING:
     from zeropod.container.container import Container
@@ -139,15 +140,20 @@ class Execs:
                     console=console,
                 )
         except BaseException:
-            if pid:  # it runs, but has no terminal
-                os.kill(pid, signal.SIGKILL)
-                container.reaper.reap(pid)
+            self._end(pid or _pid_in(pid_file))  # it may run for all that
             raise
         finally:
             spec.unlink(missing_ok=True)
             pid_file.unlink(missing_ok=True)
         io.started()
         return pid
+
+    def _end(self, pid: int) -> None:
+        """Kill and reap what an exec that has failed left running. 0: nothing."""
+        if pid in children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            self._container.reaper.reap(pid)
 
     def _ended(self, exec: Exec, done: asyncio.Future[Exit]) -> None:
         if done.cancelled():
@@ -176,3 +182,11 @@ def _spec(exec_id: str, process_json: bytes, stdio: Stdio) -> bytes:
     except (ValueError, TypeError) as error:
         raise InvalidArgument(f"exec {exec_id}: its spec is no OCI process: {error}") from error
     return json.dumps(process).encode()
+
+
+def _pid_in(file: Path) -> int:
+    """What the runtime wrote there; 0 where it did not get that far."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return 0

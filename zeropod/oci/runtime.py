@@ -23,8 +23,10 @@ Stdio = tuple[int, int, int]
 DEFAULT_ROOT: Final = "/run/containerd/runc"
 NOTE: Final = "runtime.json"
 _GONE: Final = ("does not exist", "process already finished", "no such process", "not running")
-_QUICK_S: Final = 60.0
-_SLOW_S: Final = 300.0
+
+QUICK_S: Final = 60.0
+SLOW_S: Final = 300.0
+"""How long a verb may take; what dumps or restores is given its own time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Runtime:
         extra += ["--console-socket", console] if console else []
         where = ["--bundle", str(bundle), "--pid-file", str(pid_file)]
         with self._reaper.command():
-            await self._run("create", id, bundle, [*where, *extra, id], stdio, timeout_s=_SLOW_S)
+            await self._run("create", id, bundle, [*where, *extra, id], stdio, timeout_s=SLOW_S)
             return self._made(f"create {id}", pid_file)
 
     async def start(self, id: str, bundle: Path) -> None:
@@ -166,7 +168,7 @@ class Runtime:
         setns: Sequence[int] = (),
         extra: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float,
     ) -> None:
         """Dump the container; its processes end and the runtime forgets it."""
         rest = ["--image-path", str(image_path), "--work-path", str(work_path), *extra, id]
@@ -183,7 +185,7 @@ class Runtime:
         stdio: Stdio,
         console: str = "",
         extra: Sequence[str] = (),
-        timeout_s: float | None = None,
+        timeout_s: float,
     ) -> int:
         """Make the container from a checkpoint. Returns the pid of init, our child, and watched."""
         rest = ["--detach", "--no-subreaper", "--bundle", str(bundle), "--pid-file", str(pid_file)]
@@ -237,7 +239,7 @@ class Runtime:
         *,
         setns: Sequence[int] = (),
         env: Mapping[str, str] | None = None,
-        timeout_s: float | None = _QUICK_S,
+        timeout_s: float | None = None,
     ) -> Completed:
         log = self.log_file(bundle)
         with contextlib.suppress(FileNotFoundError):
@@ -246,7 +248,12 @@ class Runtime:
         name = f"{Path(self.binary).name} {verb} {id}"
         try:
             done = await self._reaper.run(
-                argv, cwd=str(bundle), stdio=stdio, setns=setns, env=env, timeout_s=timeout_s
+                argv,
+                cwd=str(bundle),
+                stdio=stdio,
+                setns=setns,
+                env=env,
+                timeout_s=QUICK_S if timeout_s is None else timeout_s,
             )
         except FileNotFoundError as error:
             text = f"{name}: {self.binary} is not installed or not in PATH"
