@@ -1,4 +1,5 @@
-"""Faults to inject into a node from outside: CRIU away or replaced, images on a small disk.
+"""Faults to inject into a node from outside: CRIU away or replaced, images on a small disk,
+somebody killed in the moment when the runtime is run.
 
 All are mounts in the node's mount namespace, over paths that every shim looks up anew; each ends
 with its `with` block.
@@ -6,6 +7,7 @@ with its `with` block.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,22 @@ CRIU = paths.TOOLS / "bin/criu"
 _FOLDER = Path("/run/lab-criu")
 REAL_CRIU = _FOLDER / "criu"
 """Where a replacement of CRIU finds the real one; its folder is its own to keep notes in."""
+
+RUNC = paths.TOOLS / "bin/runc"
+_RUNC_FOLDER = Path("/run/lab-runc")
+_KILLER = f"""
+for verb; do
+    case $verb in create|start|exec|kill|checkpoint|restore|delete) break ;; esac
+done
+if mv {_RUNC_FOLDER}/$verb {_RUNC_FOLDER}/$verb.was 2>/dev/null; then
+    read victim when < {_RUNC_FOLDER}/$verb.was
+    [ $victim = shim ] && victim=$PPID
+    [ $when = after ] && {_RUNC_FOLDER}/runc "$@"
+    kill -9 $victim
+    [ $when = after ] && exit
+fi
+exec {_RUNC_FOLDER}/runc "$@"
+"""
 
 IMAGES = Path("/var/lib/zeropod/i")
 
@@ -36,19 +54,48 @@ def criu_replaced(node: Node, script: str) -> Iterator[None]:
     It should `exec` CRIU: the runtime puts the process that it has started into the container's
     cgroup, and not what that one has forked before.
     """
-    replacement = _FOLDER / "replacement"
-    node.path(_FOLDER).mkdir()
-    node.path(REAL_CRIU).touch()
+    with _replaced(node, CRIU, _FOLDER, script):
+        yield
+
+
+class Killer:
+    """Waits for a verb of the runtime. Made by `runtime_that_kills`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def at(self, verb: str, victim: int | None, when: str) -> None:
+        """SIGKILL for ``victim`` (None: the shim), ``before`` the next run of the verb or ``after``
+        it."""
+        (self._folder / verb).write_text(f"{victim or 'shim'} {when}\n")
+
+    def has_killed(self, verb: str) -> bool:
+        return (self._folder / f"{verb}.was").exists()
+
+
+@contextmanager
+def runtime_that_kills(node: Node) -> Iterator[Killer]:
+    """The runtime is as always, but for what `Killer.at` says."""
+    with _replaced(node, RUNC, _RUNC_FOLDER, _KILLER):
+        yield Killer(node.path(_RUNC_FOLDER))
+
+
+@contextmanager
+def _replaced(node: Node, program: Path, folder: Path, script: str) -> Iterator[None]:
+    """A shell script in a program's place, of which there is a copy in ``folder`` meanwhile.
+
+    A copy, for runc makes an overlay of the folder that it lies in.
+    """
+    replacement, real = folder / "replacement", folder / program.name
+    node.path(folder).mkdir()
+    shutil.copy2(program, node.path(real))
     node.path(replacement).write_text(f"#!/bin/sh\n{script}\n")
     node.path(replacement).chmod(0o755)
     try:
-        with (
-            _mounted(node, "--bind", CRIU, REAL_CRIU),
-            _mounted(node, "--bind", replacement, CRIU),
-        ):
+        with _mounted(node, "--bind", replacement, program):
             yield
     finally:
-        remove(node.path(_FOLDER))
+        remove(node.path(folder))
 
 
 @contextmanager

@@ -67,7 +67,8 @@ def _lab(command: str, environment: dict[str, str]) -> subprocess.CompletedProce
 @pytest.fixture
 def victim(node: Node, tmp_path: Path) -> Iterator[Victim]:
     """Shares tools and images with the session's lab, which ``node`` has built."""
-    for name in ("tools", "images"):
+    others = [folder.name for folder in paths.ROOT.glob("containerd-*")]
+    for name in ("tools", "images", *others):
         (tmp_path / name).symlink_to(paths.ROOT / name)
     environment = {**os.environ, "ZEROPOD_LAB": str(tmp_path)}
     before = Path("/proc/self/mounts").read_text()

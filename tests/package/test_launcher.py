@@ -327,6 +327,20 @@ def test_killed_at_random_moments(stub_node: Node, victim: str) -> None:
     assert Counter(stub_node.shims().values()) == Counter([*ids, "warm"])
 
 
+def test_nothing_that_a_shim_starts_has_its_descriptors(stub_node: Node) -> None:
+    """A runtime that had its socket would look like a shim that lives."""
+    for zygote in ("on", "off"):
+        stub_node.start(zygote, ZEROPOD_ZYGOTE=zygote)
+    assert len(stub_node.shims()) == 2
+    for pid in stub_node.shims():
+        folder = Path(f"/proc/{pid}/fdinfo")
+        flags = {
+            int(entry.name): int(entry.read_text().split("flags:")[1].split()[0], 8)
+            for entry in folder.iterdir()
+        }
+        assert [fd for fd, flag in flags.items() if fd > 2 and not flag & os.O_CLOEXEC] == []
+
+
 def test_the_child_killed_before_its_answer(stub_node: Node) -> None:
     """Its start goes on in an interpreter of the launcher's own."""
     stub_node.start("warm")

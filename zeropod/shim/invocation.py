@@ -129,7 +129,8 @@ class Channel:
         """
         self._connection.settimeout(_GO_TIMEOUT_S)
         room = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
-        build, control, _, _ = self._connection.recvmsg(256, room)
+        flags = socket.MSG_CMSG_CLOEXEC
+        build, control, _, _ = self._connection.recvmsg(256, room, flags)
         descriptors = array.array("i")
         for level, kind, data in control:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -169,7 +169,8 @@ def _send(result: socket.socket, data: bytes, descriptors: list[int]) -> None:
 
 def _receive(result: socket.socket) -> tuple[bytes, list[int]]:
     """All that the child sends until it ends."""
-    data, control, _, _ = result.recvmsg(65536, socket.CMSG_SPACE(8))
+    flags = socket.MSG_CMSG_CLOEXEC  # a runtime with our socket would look like a living shim
+    data, control, _, _ = result.recvmsg(65536, socket.CMSG_SPACE(8), flags)
     descriptors = array.array("i")
     for _, _, rights in control:
         descriptors.frombytes(rights)
