@@ -9,7 +9,7 @@ SOURCES := zeropod lab tests benchmarks setup.py
 C_SOURCES = $(shell git ls-files '*.c' '*.h')
 
 .PHONY: help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns \
-	criu package containerd containerd-old containerd-new bench wheel clean format
+	criu package containerd containerd-old containerd-new soak bench wheel clean format
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -82,6 +82,10 @@ containerd-old: ext lab ## a part of that suite with containerd 1.7 (root)
 
 containerd-new: ext lab ## the suite with the newest containerd, which is built first (root)
 	ZEROPOD_CONTAINERD=newest $(PYTEST) tests/containerd
+
+MINUTES ?= 30
+soak: lab ## pods that come, sleep, wake and go while processes are killed (MINUTES=30; root)
+	$(BIN)/python -m lab.soak --minutes $(MINUTES)
 
 bench: lab ## latency and memory, interleaved with the stock shim
 	$(BIN)/python -m benchmarks

@@ -5,8 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -186,17 +187,19 @@ class Pod:
                 folder.rmdir()
 
     def _try_remove(self) -> bool:
-        try:
-            for container in self.containers:
-                self.node.cri.stop(container.id, 0)
-                self.node.cri.remove(container.id)
-            self.node.cri.stop_pod(self.id)
-            self.node.cri.remove_pod(self.id)
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                return True
-            self.last_refusal = error
-            return False
+        cri = self.node.cri
+        steps: list[Callable[[], None]] = []
+        for container in self.containers:
+            steps.append(partial(cri.stop, container.id, 0))
+            steps.append(partial(cri.remove, container.id))
+        steps += [partial(cri.stop_pod, self.id), partial(cri.remove_pod, self.id)]
+        for step in steps:
+            try:
+                step()
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:  # else an earlier try did it
+                    self.last_refusal = error
+                    return False
         return True
 
     # asked over the network
