@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from tests.package.node import Node
 from zeropod.api.task_pb2 import DeleteResponse
+from zeropod.shim.process import hierarchies
 
 
 def fake_runtime(folder: Path) -> Path:
@@ -92,3 +94,31 @@ def test_delete_without_anything_answers(stub_node: Node, tmp_path: Path) -> Non
     for zygote in ("on", "off"):
         out = stub_node.call("delete", "a", ZEROPOD_ZYGOTE=zygote)
         assert DeleteResponse.FromString(out).exit_status == 137
+
+
+def test_delete_removes_cgroups_that_the_runtime_does_not_know(
+    stub_node: Node, tmp_path: Path
+) -> None:
+    """Those of a runtime that was killed while it made them, and who is in them."""
+    stub_node.start("a")
+    (pid,) = stub_node.shims()
+    stub_node.kill(pid)
+    bundle, name = stub_node.bundles / "a", f"zp-test-{os.getpid()}"
+    config = {"annotations": {}, "linux": {"cgroupsPath": f"/{name}/a"}}
+    (bundle / "config.json").write_text(json.dumps(config))
+    note = {"binary_name": str(fake_runtime(tmp_path))}
+    (bundle / "runtime.json").write_text(json.dumps(note))
+    process = subprocess.Popen(["sleep", "1000"])
+    roots = list(hierarchies().values())
+    try:
+        for root in roots:
+            (root / name / "a/below").mkdir(parents=True)
+            with contextlib.suppress(OSError):  # cpuset, as long as it is not set up
+                (root / name / "a/below/cgroup.procs").write_text(str(process.pid))
+        stub_node.call("delete", "a")
+        assert process.wait(10) == -9
+        assert [root for root in roots if (root / name / "a").exists()] == []
+    finally:
+        process.kill()
+        for root in roots:
+            (root / name).rmdir()

@@ -79,6 +79,12 @@ def delete(invocation: Invocation) -> bytes:
                 return
             kill_all(found)
 
+    def cgroups() -> None:
+        """Those of a runtime that was killed before it had written down what it made."""
+        for folder in _cgroups(_cgroups_path(bundle)):
+            for below, _, _ in os.walk(folder, topdown=False):
+                os.rmdir(below)  # noqa: PTH106
+
     def rootfs() -> None:
         unmount_all(bundle / "rootfs")
 
@@ -87,7 +93,7 @@ def delete(invocation: Invocation) -> bytes:
         unmount_below(root / f"{invocation.namespace}.{invocation.id}")
         sweep(str(root))
 
-    for step in (helpers, filters, runtime_mounts, runtime, leftovers, rootfs, images):
+    for step in (helpers, filters, runtime_mounts, runtime, leftovers, cgroups, rootfs, images):
         attempt(step)
     for failure in failures:
         os.write(2, f"delete {invocation.id}: {failure}\n".encode())
@@ -162,16 +168,23 @@ def _cgroups_path(bundle: Path) -> str:
         return ""
 
 
-def _cgroup_processes(path: str) -> set[int]:
-    """The processes of a cgroup and of those below it, in every hierarchy."""
+def _cgroups(path: str) -> list[Path]:
+    """The directories of a cgroup, one per hierarchy that has it."""
     if ":" in path:
         path = _systemd_path(path)
+    if not path.strip("/"):
+        return []
+    found = (root / path.strip("/") for root in process.hierarchies().values())
+    return [folder for folder in found if folder.is_dir()]
+
+
+def _cgroup_processes(path: str) -> set[int]:
+    """The processes of a cgroup and of those below it, in every hierarchy."""
     found: set[int] = set()
-    if path.strip("/"):
-        for root in process.hierarchies().values():
-            for file in (root / path.strip("/")).glob("**/cgroup.procs"):
-                with contextlib.suppress(OSError):
-                    found.update(int(line) for line in file.read_text().split())
+    for folder in _cgroups(path):
+        for file in folder.glob("**/cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found.update(int(line) for line in file.read_text().split())
     return found - {0, os.getpid()}
 
 
