@@ -9,8 +9,8 @@ and the next number. A pod that somebody was killed under is excused for a while
 lost its memory, if it says so by a new boot id, or have ended. Nothing else is. In the end nothing
 may be left, and there must have been no failure.
 
-containerd is not killed while a sandbox is being made: what it has made until then it forgets,
-whichever shim it runs.
+containerd is not killed while a sandbox is being made or removed: what it has made until then, and
+what it has not removed yet, it forgets, whichever shim it runs.
 """
 
 from __future__ import annotations
@@ -204,7 +204,8 @@ class Churn:
         began = time.monotonic()
         while (pod := self.pod) is not None:
             try:
-                pod.remove()
+                with self._soak.making:
+                    pod.remove()
                 self.pod = self.app = None
             except _TROUBLE as error:
                 if self._soak.containerd_was_away(began) and time.monotonic() - began < 120:

@@ -6,10 +6,13 @@ version lacks answers Unimplemented, as does every method that the table does no
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 from google.protobuf.any_pb2 import Any
@@ -30,6 +33,8 @@ from zeropod.task.registry import Registry
 from zeropod.ttrpc import Method
 from zeropod.version import VERSION
 
+log = logging.getLogger(__name__)
+
 SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
 _STATUS: Final = {
@@ -38,6 +43,7 @@ _STATUS: Final = {
     Status.PAUSED: types.PAUSED,
     Status.STOPPED: types.STOPPED,
 }
+_LINGER_S: Final = 10.0
 _MAX_SIGNAL: Final = 64
 _MAX_SIDE: Final = 2**16 - 1  # of a terminal, in characters
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -124,12 +130,31 @@ class TaskService:
         return pb.StartResponse(pid=pid)
 
     async def _delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:
-        gone = await self._registry.get(request.id).delete(request.exec_id)
+        container = self._registry.get(request.id)
+        gone = await container.delete(request.exec_id)
         if not request.exec_id:
             self._registry.remove(request.id)
+            if len(self._registry) == 0:
+                self._linger(container.bundle.path)
         return pb.DeleteResponse(
             pid=gone.pid, exit_status=gone.exit.status, exited_at=timestamp(gone.exit.at_ns)
         )
+
+    def _linger(self, bundle: Path) -> None:
+        """The last container is deleted: containerd asks for the end next.
+
+        Unless it was killed in between. Its bundle removed, it never knows of this shim again.
+        """
+        asyncio.get_running_loop().call_later(_LINGER_S, self._end_if_forgotten, bundle)
+
+    def _end_if_forgotten(self, bundle: Path) -> None:
+        if len(self._registry):
+            return
+        if bundle.exists():
+            self._linger(bundle)
+        else:
+            log.warning("nobody has asked for the end of this shim, and its bundle is gone: ends")
+            self._shutdown()
 
     async def _exec(self, request: pb.ExecProcessRequest) -> Empty:
         _check_id("exec", request.exec_id)

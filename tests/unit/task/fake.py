@@ -12,6 +12,7 @@ from zeropod.container.pod import Pod
 from zeropod.container.process import ProcessInfo, ProcessStatus, Status
 from zeropod.container.stats import Usage
 from zeropod.errors import NotFound
+from zeropod.oci.bundle import Bundle
 from zeropod.oci.reaper import Exit
 
 EXIT = Exit(7, 1_700_000_000_123_456_789)
@@ -28,6 +29,10 @@ class FakeContainer:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     usage: Usage = field(default_factory=Usage)
+
+    @property
+    def bundle(self) -> Bundle:
+        return Bundle(self.request.bundle)
 
     def _note(self, verb: str, *arguments: Any) -> None:
         self.calls.append((verb, *arguments))

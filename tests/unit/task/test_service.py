@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -368,3 +369,20 @@ async def test_what_is_not_there_yet_says_so(shim: Shim, method: str) -> None:
     error = await refused(shim, method, pb.StateRequest(id="c1"))
     assert error.status == Code.UNIMPLEMENTED
     assert method in str(error)
+
+
+async def test_a_shim_that_is_forgotten_ends(
+    shim: Shim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """containerd was killed between its Delete and its Shutdown, and has removed the bundle."""
+    monkeypatch.setattr("zeropod.task.service._LINGER_S", 0.01)
+    for id in ("c1", "c2"):
+        (bundle := tmp_path / id).mkdir()
+        await shim.create(id, str(bundle))
+    await shim.call("Delete", pb.DeleteRequest(id="c1"), pb.DeleteResponse)
+    (tmp_path / "c1").rmdir()
+    await shim.call("Delete", pb.DeleteRequest(id="c2"), pb.DeleteResponse)
+    with pytest.raises(TimeoutError):  # not as long as containerd may find it
+        await asyncio.wait_for(shim.ended.wait(), 0.1)
+    (tmp_path / "c2").rmdir()
+    await asyncio.wait_for(shim.ended.wait(), 10)
