@@ -71,6 +71,8 @@ class TaskService:
         self._registry = registry
         self._shutdown = shutdown
         self._make = create
+        self._last_bundle: Path | None = None
+        self._lingering: asyncio.TimerHandle | None = None
 
     def handlers(self) -> Mapping[str, Mapping[str, Method]]:
         """For `ttrpc.Server`."""
@@ -134,27 +136,33 @@ class TaskService:
         gone = await container.delete(request.exec_id)
         if not request.exec_id:
             self._registry.remove(request.id)
-            if len(self._registry) == 0:
-                self._linger(container.bundle.path)
+            self._last_bundle = container.bundle.path
+            self._linger()
         return pb.DeleteResponse(
             pid=gone.pid, exit_status=gone.exit.status, exited_at=timestamp(gone.exit.at_ns)
         )
 
-    def _linger(self, bundle: Path) -> None:
-        """The last container is deleted: containerd asks for the end next.
+    def _linger(self) -> None:
+        """A container is deleted, or the end was asked for while there are others.
 
-        Unless it was killed in between. Its bundle removed, it never knows of this shim again.
+        In a moment nobody may know of them: a containerd that was killed and started again removes
+        the bundle of a container without a Delete, and its Shutdown may have come too early.
         """
-        asyncio.get_running_loop().call_later(_LINGER_S, self._end_if_forgotten, bundle)
+        if self._lingering is None:
+            loop = asyncio.get_running_loop()
+            self._lingering = loop.call_later(_LINGER_S, self._end_if_forgotten)
 
-    def _end_if_forgotten(self, bundle: Path) -> None:
-        if len(self._registry):
+    def _end_if_forgotten(self) -> None:
+        self._lingering = None
+        ended = [found for found in self._registry if found.state().status is Status.STOPPED]
+        if len(ended) < len(self._registry):
             return
-        if bundle.exists():
-            self._linger(bundle)
-        else:
-            log.warning("nobody has asked for the end of this shim, and its bundle is gone: ends")
-            self._shutdown()
+        bundles = [self._last_bundle, *(found.bundle.path for found in ended)]
+        if any(bundle is not None and bundle.exists() for bundle in bundles):
+            self._linger()
+            return
+        log.warning("nobody has asked for the end of this shim, and its bundles are gone: ends")
+        self._shutdown()
 
     async def _exec(self, request: pb.ExecProcessRequest) -> Empty:
         _check_id("exec", request.exec_id)
@@ -250,6 +258,8 @@ class TaskService:
         """As the stock shim: with containers left it is a request that changes nothing."""
         if len(self._registry) == 0:
             self._shutdown()
+        else:
+            self._linger()
         return Empty()
 
 

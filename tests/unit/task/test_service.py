@@ -386,3 +386,19 @@ async def test_a_shim_that_is_forgotten_ends(
         await asyncio.wait_for(shim.ended.wait(), 0.1)
     (tmp_path / "c2").rmdir()
     await asyncio.wait_for(shim.ended.wait(), 10)
+
+
+async def test_a_container_that_is_forgotten_does_not_keep_its_shim(
+    shim: Shim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended, its bundle is gone, and the request for the end came while it was there."""
+    monkeypatch.setattr("zeropod.task.service._LINGER_S", 0.01)
+    (bundle := tmp_path / "c1").mkdir()
+    await shim.create("c1", str(bundle))
+    bundle.rmdir()
+    await shim.call("Shutdown", pb.ShutdownRequest(id="c1"), Empty)
+    with pytest.raises(TimeoutError):  # not as long as it lives
+        await asyncio.wait_for(shim.ended.wait(), 0.1)
+    shim.maker.made["c1"].exited.set()
+    await shim.call("Shutdown", pb.ShutdownRequest(id="c1"), Empty)
+    await asyncio.wait_for(shim.ended.wait(), 10)
