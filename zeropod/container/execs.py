@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from zeropod.container.container import Container
 
 _NEVER_RAN: Final = 255
+_DEATH_S: Final = 5.0
 
 
 class Execs:
@@ -140,7 +141,7 @@ class Execs:
                     console=console,
                 )
         except BaseException:
-            self._end(pid or _pid_in(pid_file))  # it may run for all that
+            await self._end(pid or _pid_in(pid_file))  # it may run for all that
             raise
         finally:
             spec.unlink(missing_ok=True)
@@ -148,12 +149,16 @@ class Execs:
         io.started()
         return pid
 
-    def _end(self, pid: int) -> None:
+    async def _end(self, pid: int) -> None:
         """Kill and reap what an exec that has failed left running. 0: nothing."""
-        if pid in children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            self._container.reaper.reap(pid)
+        if pid not in children():
+            return
+        reaper = self._container.reaper
+        with contextlib.suppress(ProcessLookupError):
+            end = reaper.watch(pid)
+            os.kill(pid, signal.SIGKILL)
+            await asyncio.wait([end], timeout=_DEATH_S)  # in an uninterruptible sleep: later
+        reaper.reap(pid)
 
     def _ended(self, exec: Exec, done: asyncio.Future[Exit]) -> None:
         if done.cancelled():
