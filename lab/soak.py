@@ -43,6 +43,7 @@ _IDLE = ("1s", "2s", "3s")
 _EXCUSED_S = 20.0
 _PAUSE_S = (0.5, 3.0)
 _SETTLE_S = 30.0
+_AWAY_S = 0.3  # between two questions to a containerd that is away
 
 
 @dataclass
@@ -154,6 +155,7 @@ class Churn:
             self._soak.score.excused[what] += 1
         elif calls_cri and self._soak.containerd_was_away(began):
             self._soak.score.excused[f"{what}, no containerd"] += 1
+            self._soak.over.wait(_AWAY_S)
         else:
             self._soak.score.failures.append(said)
             say(f"soak: {said}")

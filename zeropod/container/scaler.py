@@ -1,9 +1,9 @@
 """When a container falls asleep and how it comes back.
 
 The phases and the moves between them are the table of `phase.py`. The native activator fires the
-prepared restore itself; what it did arrives here as events. A dump is never interrupted, for a
-killed dump may kill the app: whoever wants something else waits for its end. A restore may be
-killed at any moment.
+prepared restore itself; what it did arrives here as events. No verb interrupts a dump, for a killed
+dump may kill the app: whoever wants something else waits for its end, which the engine's deadline
+brings where CRIU hangs. A restore may be killed at any moment.
 
 The container's lock is held from the decision to dump to the armed plan, so that an exec, a kill or
 a delete never crosses it; a wake-up does not take it.
