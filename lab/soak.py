@@ -359,10 +359,17 @@ def soak(pods: int, seconds: float, seed: int) -> Score:
 
 
 def _collect_garbage(running: Node) -> None:
-    """Sandboxes that nobody has got an answer for, as the kubelet removes them."""
+    """Sandboxes that nobody has got an answer for, and empty cgroups of pods: the kubelet's work.
+
+    A cgroup of a pod that is not empty stays, and is counted.
+    """
     for sandbox in running.cri.pods():
         running.cri.stop_pod(sandbox.id)
         running.cri.remove_pod(sandbox.id)
+    for hierarchy in cgroups.hierarchies():
+        for folder in (hierarchy / cgroups.NAME / "kubepods").glob("pod*"):
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
