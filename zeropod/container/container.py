@@ -37,6 +37,7 @@ from zeropod.container.events import Stdio
 from zeropod.container.execs import Execs
 from zeropod.container.limits import Limits
 from zeropod.container.logger import Logger
+from zeropod.container.oom import Oom
 from zeropod.container.phase import Phase
 from zeropod.container.process import Init, Process, ProcessInfo, ProcessStatus, Status
 from zeropod.container.report import Outcome, Report
@@ -92,6 +93,7 @@ class Container:
         self.state_now = State.CREATED
         self.lock = asyncio.Lock()
         self.meter = Meter()
+        self.oom = Oom(pod.loop, lambda: self.emit(events.OutOfMemory(self.id)))
         self.scaling_off_reason = why_unscaled(self.bundle, settings)
         self.scaler = None
         if pod.make_scaler is not None and not self.scaling_off_reason:
@@ -148,6 +150,7 @@ class Container:
             events.Created(self.id, str(self.bundle.path), pid, self.init.stdio, self._rootfs)
         )
         if pid:
+            self._meter(pid)
             self.ending.watch(pid)
 
     def _hold_network(self) -> None:
@@ -161,6 +164,7 @@ class Container:
 
     def _release(self) -> None:
         """Close every descriptor. Idempotent."""
+        self.oom.close()
         for process in (*self.execs, self.init):
             process.close_io()
         if self._network >= 0:
@@ -187,11 +191,11 @@ class Container:
                 born = self.init.pid != 0
                 await self._birth.start(self.init.io)
                 if not born:
+                    self._meter(self.init.pid)
                     self.ending.watch(self.init.pid)
                 self.emit(events.Started(self.id, self.init.pid))
                 if self.state_now is State.CREATED:
                     self.state_now = after
-                self.meter.begin(self.init.pid)
         if self.state_now is State.RUNNING:
             self.report(Outcome.RUNNING)
             if self.scaler is not None:
@@ -404,6 +408,7 @@ class Container:
         if verb is Verb.ASLEEP:
             self.ending.forget()
             self.meter.end()
+            self.oom.close()
             self.init.live_pid = 0
             self.init.reap_restored(self.reaper)
         elif verb is Verb.AWAKE:
@@ -446,7 +451,7 @@ class Container:
 
     def adopt(self, pid: int) -> None:
         """``pid`` is the restored (or freshly started) init. Its exit counts from now on."""
-        self.meter.begin(pid)
+        self._meter(pid)
         self.init.runs_as(pid)
         self.ending.watch(pid)
 
@@ -455,6 +460,10 @@ class Container:
         self.ending.publish(exit)
 
     # -- processes -----------------------------------------------------------------------------
+
+    def _meter(self, pid: int) -> None:
+        self.meter.begin(pid)
+        self.oom.begin(self.meter.cgroups)
 
     def unpaused(self) -> None:
         """It may sleep again, as far as a pause is concerned."""

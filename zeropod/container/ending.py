@@ -108,7 +108,16 @@ class Ending:
         self.publish(done.result())
 
     async def _end(self, exit: Exit, *, leftovers: bool, paused: bool) -> None:
-        """Tell of init's exit, after those of the execs.
+        """Tell of init's exit, whatever else fails."""
+        container = self._container
+        try:
+            await self._before(leftovers=leftovers, paused=paused)
+        except Exception:
+            log.exception("%s: at its end", container.id)
+        await self.finish(container.init, exit)
+
+    async def _before(self, *, leftovers: bool, paused: bool) -> None:
+        """What comes before the exit of init is told: everybody else has ended, and that is told.
 
         With a pid namespace of its own init has taken everybody along; without one the container's
         other processes live on (``leftovers``) and are killed, as the stock shim does.
@@ -122,9 +131,7 @@ class Ending:
                     await self._kill_leftovers()
         for exec in container.execs:
             await exec.told()
-        if container.meter.oom_killed():
-            container.emit(events.OutOfMemory(container.id))
-        await self.finish(container.init, exit)
+        container.oom.end()
 
     async def _kill_leftovers(self) -> None:
         container = self._container
