@@ -19,6 +19,6 @@ def why_unscaled(bundle: Bundle, settings: Settings) -> str:
         return "it has the host's network"
     if not network and bundle.namespace_path("user") is not None:
         return "its network namespace would have to belong to its user namespace"
-    if (bundle.config.get("process") or {}).get("terminal"):
+    if bundle.terminal:
         return "it has a terminal"
     return ""
