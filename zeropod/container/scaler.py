@@ -89,7 +89,7 @@ class Sleeper(Protocol):
     def report(self, outcome: Outcome, duration_ns: int = 0, log: str = "") -> None: ...
 
 
-FindPorts = Callable[[int], Awaitable[frozenset[int]]]
+FindPorts = Callable[[int, frozenset[int]], Awaitable[frozenset[int]]]
 OpenGroup = Callable[[frozenset[int], Callable[[Event], None]], Group]
 
 
@@ -100,7 +100,7 @@ class Scaler:
         engine: dumps and restores; ``fresh`` starts anew where that has failed for good.
         open_group: makes the activator's group of ports. Raises ActivatorError.
         open_store: makes the container's image directory. Raises OSError.
-        find_ports: the listening ports of a process tree, once there are any.
+        find_ports: the ports of a process tree, once it listens; see `ports.detect`.
     """
 
     def __init__(
@@ -116,7 +116,8 @@ class Scaler:
         self.engine = engine
         self.phase = Phase.FINDING
         self.history = History()
-        self.reason = "its ports are not known yet"
+        self._ports = frozenset(container.settings.ports or ())
+        self.reason = ports.why_unknown(self._ports)
         self._container = container
         self._fresh = fresh
         self._open_group = open_group
@@ -251,8 +252,7 @@ class Scaler:
     async def _find(self) -> None:
         container = self._container
         try:
-            known = container.settings.ports
-            found = frozenset(known) if known else await self._find_ports(container.init.live_pid)
+            found = await self._find_ports(container.init.live_pid, self._ports)
             self._group = self._open_group(found, self._on_event)
         except (ActivatorError, OSError, ValueError) as error:  # ValueError: more than 64 ports
             self.reason = str(error)
