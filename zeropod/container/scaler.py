@@ -140,6 +140,7 @@ class Scaler:
         self._waiters: list[asyncio.Future[None]] = []
         self._signals = Dispositions()
         self._settled_at = 0.0
+        self._reads = False
         self._lost: RestoreFailed | None = None
 
     # -- verbs of the container ----------------------------------------------------------------
@@ -184,6 +185,23 @@ class Scaler:
     def inhibit(self, reason: str, *, counts: bool = False) -> AbstractContextManager[None]:
         """No scale-down meanwhile. ``counts``: its end is activity."""
         return self._idle.inhibit(reason, counts=counts)
+
+    def input_came(self) -> None:
+        """Data, or the end of it, is in the app's stdin: it wakes a sleeper, and is activity.
+
+        The pipe is ours and outlives a sleep: whatever a dump finds in it, the app reads later.
+        """
+        self._idle.touch()
+        if self.phase in (Phase.DUMPING, Phase.ASLEEP) and not self._reads:
+            self._reads = True
+            self._own(self._wake_to_read(), "wake to read")
+
+    async def _wake_to_read(self) -> None:
+        try:
+            with contextlib.suppress(RestoreFailed, FailedPrecondition):
+                await self.ensure_awake("data on stdin")
+        finally:
+            self._reads = False
 
     def signalled(self, number: int) -> None:
         """A signal is sent to the awake container: what it does about it may take its time.
