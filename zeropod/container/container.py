@@ -394,7 +394,11 @@ class Container:
         named = {"id": process.id, "namespace": self.pod.namespace}
         open_logger = partial(Logger, self.reaper, **named, owner=owner)
         return ProcessIO(
-            self.pod.loop, process.stdio, keep=keep, owner=owner, open_logger=open_logger
+            *(self.pod.loop, process.stdio),
+            keep=keep,
+            owner=owner,
+            open_logger=open_logger,
+            on_input=self.scaler.input_came if self.scaler is not None and keep else None,
         )
 
     def stdio_for_restore(self) -> tuple[int, int, int]:

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from zeropod.oci import mountinfo
+
 _EXITING: Final = 0x4  # PF_EXITING
 
 
@@ -70,23 +72,15 @@ class Cgroups:
 
 @cache
 def _mounts() -> dict[str, Path]:
-    """Those of this mount namespace; a node's cgroup mounts never change."""
-    return parse_mounts(Path("/proc/self/mountinfo").read_text())
-
-
-def parse_mounts(mountinfo: str) -> dict[str, Path]:
-    """Controller → mount point; "" is the unified hierarchy."""
+    """Controller → mount point; "" is the unified hierarchy. They never change on a node."""
     found: dict[str, Path] = {}
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        point = Path(before.split()[4])
-        kind, _, options = after.split(" ", 2)
-        if kind == "cgroup2":
-            found.setdefault("", point)
-        elif kind == "cgroup":
-            for option in options.split(","):
+    for mount in mountinfo.entries(type="cgroup"):
+        if mount.type == "cgroup2":
+            found.setdefault("", Path(mount.point))
+        elif mount.type == "cgroup":
+            for option in mount.options.split(","):
                 if option.startswith("name=") or option in _CONTROLLERS:
-                    found.setdefault(option, point)
+                    found.setdefault(option, Path(mount.point))
     return found
 
 

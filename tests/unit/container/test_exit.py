@@ -209,6 +209,8 @@ class _Sleeper:
         yield
         self.log.append("free")
 
+    def input_came(self) -> None: ...
+
     def signalled(self, number: int) -> None:
         self.log.append(f"signalled {number}")
 
