@@ -51,6 +51,7 @@ class MakePod(Protocol):
         annotations: Mapping[str, str] | None = None,
         *,
         handler: str = "zeropod",
+        user_namespace: int = 0,
         **container: Any,
     ) -> Pod: ...
 
@@ -69,6 +70,7 @@ def make_pod(node: Node) -> Iterator[MakePod]:
         annotations: Mapping[str, str] | None = None,
         *,
         handler: str = "zeropod",
+        user_namespace: int = 0,
         **container: Any,
     ) -> Pod:
         spec = PodSpec(
@@ -76,6 +78,7 @@ def make_pod(node: Node) -> Iterator[MakePod]:
             handler,
             annotations={f"zeropod.ctrox.dev/{k}": v for k, v in (annotations or {}).items()},
             cgroup_parent=node.cgroup_parent,
+            user_namespace=user_namespace,
         )
         pod = Pod(node, spec)
         made.append(pod)

@@ -48,6 +48,20 @@ class Bundle:
     def cgroups_path(self) -> str:
         return (self.config.get("linux") or {}).get("cgroupsPath") or ""
 
+    @property
+    def mapped_user(self) -> tuple[int, int]:
+        """(uid, gid) of the first process as the host sees it; (0, 0) without a user namespace."""
+        user = (self.config.get("process") or {}).get("user") or {}
+        uid, gid = user.get("uid", 0), user.get("gid", 0)
+        return self._outside("uidMappings", uid), self._outside("gidMappings", gid)
+
+    def _outside(self, mappings: str, id: int) -> int:
+        for entry in (self.config.get("linux") or {}).get(mappings) or ():
+            first, outside = int(entry["containerID"]), int(entry["hostID"])
+            if first <= id < first + int(entry["size"]):
+                return outside + id - first
+        return 0
+
     def namespace_path(self, kind: str) -> str | None:
         """The path of a namespace that the container joins; "" where it gets one of its own.
 
