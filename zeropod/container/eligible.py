@@ -31,7 +31,7 @@ def why_unscaled(bundle: Bundle, settings: Settings) -> str:
         return "it has the host's pid namespace"
     if pid:
         return "it shares its pid namespace, where its pids may be taken while it sleeps"
-    if (bundle.config.get("process") or {}).get("terminal"):
+    if bundle.terminal:
         return "it has a terminal"
     return ""
 

@@ -295,7 +295,7 @@ async def test_a_signal_does_not_wait_for_the_handlers_of_a_restored_app(rig: Ri
         with rig.scaler.inhibit("test"):
             rig.group.connection()
             await rig.until(Phase.AWAKE)
-            assert await asyncio.wait_for(rig.scaler.kill_asleep(15), 1) is Delivery.DUE
+            assert await asyncio.wait_for(rig.scaler.kill_asleep(15), 4) is Delivery.DUE
         process.kill()
 
 
