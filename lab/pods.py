@@ -159,7 +159,9 @@ class Pod:
         self.containers: list[Container] = []
         network = node.cri.pod_status(self.id).network
         self.addresses = [network.ip, *(more.ip for more in network.additional_ips)]
-        """IPv4 first, then IPv6."""
+        """IPv4 first, then IPv6; a pod with the host's network is asked at the loopback."""
+        if spec.network == pb.NODE:
+            self.addresses = ["127.0.0.1"]
 
     @property
     def address(self) -> str:
