@@ -88,11 +88,15 @@ def test_a_delete_that_takes_too_long(
             node.path(_NEXT).mkdir()
             pod.node.cri.stop_pod(id)
         waiting.until("the slow delete", lambda: not node.path(_NEXT).exists(), _LONG_S)
-        waiting.until("the end of the task", lambda: events.of("/tasks/delete", id), _LONG_S)
+        waiting.until(
+            "the end of the task", lambda: events.of("/tasks/delete", id) or None, _LONG_S
+        )
         pod.remove()
         other = make_pod("nginx", _NEVER)  # what was published before it has been told
         other.remove()
         (last,) = other.containers
-        waiting.until("the last event", lambda: events.of("/tasks/delete", last.id), _LONG_S)
+        waiting.until(
+            "the last event", lambda: events.of("/tasks/delete", last.id) or None, _LONG_S
+        )
         assert [event["exit_status"] for event in events.of("/tasks/exit", id)] == [status]
         assert len(events.of("/tasks/delete", id)) == 1
