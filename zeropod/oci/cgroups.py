@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from zeropod.oci import mountinfo
+
+_EXITING: Final = 0x4  # PF_EXITING
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,20 @@ class Cgroups:
 
     @classmethod
     def of(cls, pid: int) -> Cgroups:
-        """The cgroups of a live process. Raises FileNotFoundError when it is gone."""
+        """The cgroups of a live process. Raises FileNotFoundError when it is gone.
+
+        One that is about to end counts as gone, for it is shown at the root of every v1 hierarchy.
+        """
         unified, v1 = None, {}
         mounts = _mounts()
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        try:
+            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+            flags = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[6])
+        except ProcessLookupError as error:
+            raise FileNotFoundError(*error.args) from error
+        if flags & _EXITING:
+            raise FileNotFoundError(errno.ESRCH, f"process {pid} is ending")
+        for line in lines:
             _, controllers, path = line.split(":", 2)
             for controller in controllers.split(","):
                 root = mounts.get(controller)
