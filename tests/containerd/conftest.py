@@ -52,6 +52,7 @@ class MakePod(Protocol):
         annotations: Mapping[str, str] | None = None,
         *,
         handler: str = "zeropod",
+        user_namespace: int = 0,
         **container: Any,
     ) -> Pod: ...
 
@@ -70,6 +71,7 @@ def make_pod(node: Node) -> Iterator[MakePod]:
         annotations: Mapping[str, str] | None = None,
         *,
         handler: str = "zeropod",
+        user_namespace: int = 0,
         **container: Any,
     ) -> Pod:
         spec = PodSpec(
@@ -77,6 +79,7 @@ def make_pod(node: Node) -> Iterator[MakePod]:
             handler,
             annotations={f"zeropod.ctrox.dev/{k}": v for k, v in (annotations or {}).items()},
             cgroup_parent=node.cgroup_parent,
+            user_namespace=user_namespace,
         )
         pod = Pod(node, spec)
         made.append(pod)
