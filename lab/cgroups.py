@@ -7,6 +7,7 @@ CRI client puts below ``/<name>`` too. So the group finds also what a killed nod
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -57,8 +58,12 @@ def processes() -> set[int]:
     for folder in folders():
         try:
             pids |= {int(line) for line in (folder / "cgroup.procs").read_text().split()}
-        except FileNotFoundError:
-            continue
+        except OSError as error:
+            if error.errno not in (
+                errno.ENOENT,
+                errno.ENODEV,
+            ):  # it is removed
+                raise
     return pids - {0}
 
 

@@ -20,7 +20,7 @@ from lab.proto import cri_pb2 as pb
 
 _Response = TypeVar("_Response", bound=Message)
 LOG_ROOT = Path("/var/log/pods")
-CALL_TIMEOUT_S = 120.0
+CALL_TIMEOUT_S = 240.0
 _CPU_PERIOD_US = 100_000
 _IDS = 65536
 
@@ -257,7 +257,7 @@ class Cri:
         )
         return list(response.containers)
 
-    def exec(self, container: str, argv: Sequence[str], timeout: int = 30) -> ExecResult:
+    def exec(self, container: str, argv: Sequence[str], timeout: int = 120) -> ExecResult:
         """ExecSync; ``timeout`` in seconds."""
         request = pb.ExecSyncRequest(container_id=container, cmd=argv, timeout=timeout)
         done = self._call("ExecSync", request, pb.ExecSyncResponse)

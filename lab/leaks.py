@@ -7,16 +7,14 @@ belongs into the first snapshot: run a pod before it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from lab import cgroups, waiting
+from lab import bpf, cgroups, waiting
 from lab.node import Node
-from lab.steps import run
 
 Things = Counter[str]
 _FOLDERS = ("/run", "/var/lib/zeropod", "/var/lib/cni", "/var/log/pods")
@@ -54,7 +52,7 @@ class Snapshot:
 
 
 def snapshot(node: Node) -> Snapshot:
-    """Count everything of the node now. BPF objects are those of the whole machine."""
+    """Count everything of the node now, and nothing of another one on the same machine."""
     pids = sorted(cgroups.processes())
     proc = Path("/proc") / str(node.pid)
     return Snapshot(
@@ -65,7 +63,7 @@ def snapshot(node: Node) -> Snapshot:
         interfaces=Counter(
             line.split(":")[0].strip() for line in (proc / "net/dev").read_text().splitlines()[2:]
         ),
-        bpf=Counter(_bpf()),
+        bpf=Counter(f"{key.kind} {key.id} {name}" for key, name in bpf.objects().items()),
         unix_sockets=Counter(_unix_sockets(proc)),
         cgroups=Counter(str(folder) for folder in cgroups.folders()),
         files=Counter(_files(node)),
@@ -76,7 +74,7 @@ def snapshot(node: Node) -> Snapshot:
     )
 
 
-def settled(node: Node, earlier: Snapshot, timeout: float = 10) -> list[str]:
+def settled(node: Node, earlier: Snapshot, timeout: float = 60) -> list[str]:
     """What there is more than in the earlier snapshot, once it is nothing or the time is over.
 
     Some of it goes with a delay: containerd removes directories after it answered, the kernel
@@ -139,12 +137,6 @@ def _network_namespaces(node: Node, pids: Iterable[int]) -> set[str]:
         except OSError:
             continue
     return found
-
-
-def _bpf() -> Iterator[str]:
-    for kind in ("prog", "map", "link"):
-        for item in json.loads(run(["bpftool", "--json", kind, "show"]) or "[]"):
-            yield f"{kind} {item['id']} {item.get('name', item.get('type', ''))}"
 
 
 def _unix_sockets(proc: Path) -> Iterator[str]:

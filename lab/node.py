@@ -186,7 +186,7 @@ class Node:
         with kernel.network_namespace(Path(f"/proc/{self.pid}/ns/net")):
             return socket.socket(family, socket.SOCK_STREAM)
 
-    def connect(self, address: str, port: int, timeout: float = 30) -> socket.socket:
+    def connect(self, address: str, port: int, timeout: float = 120) -> socket.socket:
         """Connect from the node to an IPv4 or IPv6 address."""
         made = self.tcp_socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         try:
@@ -202,7 +202,7 @@ class Node:
         enter = ["nsenter", f"--target={self.pid}", "--mount", "--net", "--"]
         return [*enter, *map(str, argv)]
 
-    def run(self, argv: Sequence[str | Path], timeout: float = 60) -> str:
+    def run(self, argv: Sequence[str | Path], timeout: float = 240) -> str:
         """Run a command on the node and return its stdout; LabError when it fails."""
         done = subprocess.run(
             self.command(argv),

@@ -18,7 +18,7 @@ from lab.node import Node
 from lab.proto import cri_pb2 as pb
 from lab.steps import remove
 
-_REMOVE_TIMEOUT_S = 30
+_REMOVE_TIMEOUT_S = 120
 _TASKS = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 
 
@@ -79,8 +79,20 @@ class Container:
 
     def log(self) -> list[str]:
         """The lines that the container wrote, without the CRI's timestamp, stream and tag."""
-        lines = self.log_file().read_text().splitlines()
-        return [line.split(" ", 3)[3] for line in lines]
+        whole, _, _ = self.log_file().read_text().rpartition("\n")
+        return [line.split(" ", 3)[3] for line in whole.splitlines()]
+
+    def wait_log(self, ask: Callable[[list[str]], bool]) -> list[str]:
+        """Wait until its lines are as asked for: containerd writes them a little later."""
+
+        def as_asked() -> list[str] | None:
+            lines = self.log()
+            return lines if ask(lines) else None
+
+        try:
+            return waiting.until("lines", as_asked)
+        except TimeoutError as error:
+            raise TimeoutError(f"the log of {self.spec.name} is {self.log()}") from error
 
     def live_pids(self) -> set[int]:
         """The processes of the container that run: none while it is asleep."""
@@ -96,7 +108,7 @@ class Container:
         folders = [folder / cgroups.NAME / self._cgroup for folder in cgroups.hierarchies()]
         return [folder for folder in folders if folder.exists()]
 
-    def wait_asleep(self, timeout: float = 60) -> None:
+    def wait_asleep(self, timeout: float = 120) -> None:
         """Wait until no process of the container is left, though it counts as running."""
         waiting.until(f"sleep of {self.spec.name}", lambda: not self.live_pids(), timeout)
 
@@ -114,7 +126,7 @@ class Container:
 
         return waiting.until(f"images of {self.spec.name}", sealed)
 
-    def wait_exited(self, timeout: float = 30) -> int:
+    def wait_exited(self, timeout: float = 120) -> int:
         """Wait until containerd reports the container's exit. Returns the exit code."""
 
         def exited() -> pb.ContainerStatus | None:
@@ -123,7 +135,7 @@ class Container:
 
         return waiting.until(f"exit of {self.spec.name}", exited, timeout).exit_code
 
-    def wait_awake(self, timeout: float = 60) -> None:
+    def wait_awake(self, timeout: float = 120) -> None:
         """Wait until it has processes again."""
         waiting.until(f"wake-up of {self.spec.name}", lambda: bool(self.live_pids()), timeout)
 
@@ -213,7 +225,7 @@ class Pod:
         method: str = "GET",
         body: bytes | None = None,
         headers: Sequence[tuple[str, str]] = (),
-        timeout: float = 30,
+        timeout: float = 120,
     ) -> Reply:
         """One HTTP request over a connection of its own. OSError where it fails."""
         connection = _Connection(self.node, address or self.address, port, timeout)
@@ -234,7 +246,7 @@ class Pod:
         assert reply.status == 200, reply
         return reply.json()
 
-    def wait_for_port(self, port: int, timeout: float = 30) -> None:
+    def wait_for_port(self, port: int, timeout: float = 120) -> None:
         """Wait until the app listens: for the start of a pod only, a sleeping one would wake."""
 
         def listens() -> bool:

@@ -14,7 +14,7 @@ _INTERVAL_S = 0.01
 def until(
     what: str,
     ask: Callable[[], _Found | None],
-    timeout: float = 30,
+    timeout: float = 120,
     *,
     interval: float = _INTERVAL_S,
 ) -> _Found:

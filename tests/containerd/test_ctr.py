@@ -80,7 +80,7 @@ class Ctr:
         return [pid for pid in map(int, procs.split()) if processes.alive(pid)]
 
     def wait_asleep(self) -> None:
-        waiting.until(f"sleep of {self.id}", lambda: not self.live_pids(), 60)
+        waiting.until(f"sleep of {self.id}", lambda: not self.live_pids())
         assert self.listed() == "RUNNING"
 
     def remove(self) -> None:
@@ -104,7 +104,7 @@ def test_a_file_logger(ctr: Ctr, handler: str, tmp_path: Path) -> None:
     script = "echo out; echo err >&2"
     ctr.run(handler, "--log-uri", f"file://{log}", argv=("/bin/sh", "-c", script))
     ctr.wait_for("STOPPED")
-    assert sorted(log.read_text().splitlines()) == ["err", "out"]
+    waiting.until("both lines", lambda: sorted(log.read_text().splitlines()) == ["err", "out"])
 
 
 @_BOTH

@@ -15,11 +15,10 @@ from lab.node import Node
 from lab.pods import Container, Pod
 from lab.proto import cri_pb2 as pb
 
-from .conftest import MakePod, bounded
+from .conftest import Log, MakePod, bounded
 from .test_sleep import FAST, asleep, keeps
 
 _FAIL = {**FAST, "restore-failure": "fail"}
-Log = Callable[[], str]
 
 
 def _truncated(images: Path) -> str:
@@ -45,10 +44,10 @@ Harm = Callable[[Path], str]
 
 
 def _removed(pod: Pod) -> None:
-    """Stop and remove as the kubelet does. A grace period of 20 s makes sure that none is used."""
+    """Stop and remove as the kubelet does. A grace period of 100 s makes sure that none is used."""
     (app,) = pod.containers
     with bounded("stop and removal"):
-        app.stop(20)
+        app.stop(100)
         app.remove()
         pod.remove()
 
@@ -65,9 +64,9 @@ def test_corrupt_images_and_policy_restart(
     what = harm(app.images())
     fresh = pod.get()
     assert (fresh["boot_id"] != boot_id, fresh["count"]) == (True, 1)
-    assert f"{app.id}: started afresh, its state is lost: restore {app.id}: " in log()
-    assert what in log()
-    assert f"images are kept in /var/lib/zeropod/i/k8s.io.{app.id}/failed" in log()
+    log.wait_for(f"{app.id}: started afresh, its state is lost: restore {app.id}: ")
+    log.wait_for(what)
+    log.wait_for(f"images are kept in /var/lib/zeropod/i/k8s.io.{app.id}/failed")
     assert (app.image_store() / "failed/images/inventory.img").exists()
     assert app.status().state == pb.CONTAINER_RUNNING
     app.wait_asleep()
@@ -87,7 +86,8 @@ def test_corrupt_images_and_policy_fail(
     with pytest.raises(ConnectionError):
         pod.get()
     assert app.wait_exited() == 128
-    assert f"restore {app.id}: " in log() and what in log()
+    log.wait_for(f"restore {app.id}: ")
+    log.wait_for(what)
     assert "afresh" not in log()
     assert not app.live_pids()
     _removed(pod)
@@ -125,8 +125,8 @@ def _stays_awake(pod: Pod, log: Log, why: str) -> dict[str, object]:
     """The app runs on with its memory, and the log says why it does. Returns its last answer."""
     (app,) = pod.containers
     before = pod.get()
-    waiting.until("a reason in the log", lambda: f"{app.id}: stays awake: checkpoint" in log())
-    assert why in log()
+    log.wait_for(f"{app.id}: stays awake: checkpoint")
+    log.wait_for(why)
     after = pod.get()
     assert keeps(before, after)
     assert app.exec("echo", "alive").stdout == b"alive\n"
@@ -175,7 +175,7 @@ def test_the_disk_of_the_images_is_full(
         pod = make_pod("stateful", FAST)
         (app,) = pod.containers
         seen = _stays_awake(pod, log, why)
-        assert "the disk of" in log()
+        log.wait_for("the disk of")
         waiting.until(
             "removal of the failed images",
             lambda: [path.name for path in app.image_store().iterdir()] == [".lock"],

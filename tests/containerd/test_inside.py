@@ -21,7 +21,7 @@ import pytest
 from lab.pods import Container, Pod
 
 from .conftest import MakePod
-from .test_sleep import FAST
+from .test_sleep import LONG
 
 _OWN = ("ns/mnt", "ns/pid", "ns/pid_for_children")
 _CLOCKS = ("ns/time", "ns/time_for_children")
@@ -58,9 +58,9 @@ def _views(pod: Pod) -> dict[str, View]:
     (app,) = pod.containers
     return {
         "app": _by_app(pod),
+        "host": _by_host(app),
         "exec of the app": _by_exec(app, "1"),
         "exec of itself": _by_exec(app, "self"),
-        "host": _by_host(app),
     }
 
 
@@ -153,7 +153,7 @@ def _check_that_it_is_confined(views: dict[str, View]) -> None:
 def test_the_inside_is_the_same_after_a_sleep(make_pod: MakePod, handler: str) -> None:
     pod = make_pod(
         "stateful",
-        FAST,
+        LONG,
         handler=handler,
         env=_ENV,
         memory_limit=300 << 20,

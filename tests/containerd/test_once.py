@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from lab import faults, waiting
+from lab import faults
 from lab.faults import REAL_CRIU
 from lab.node import Node
 from lab.pods import Pod
 
-from .conftest import MakePod
+from .conftest import Log, MakePod
 from .test_sleep import FAST, keeps
 
 _RUN = f'exec {REAL_CRIU} "$@"'
@@ -86,7 +86,7 @@ _FAULTS = {
 
 @pytest.mark.parametrize("script", _FAULTS.values(), ids=_FAULTS)
 def test_a_restore_that_fails_for_good_begins_anew(
-    no_leaks: None, node: Node, make_oracle: MakeOracle, log: Callable[[], str], script: str
+    no_leaks: None, node: Node, make_oracle: MakeOracle, log: Log, script: str
 ) -> None:
     oracle = make_oracle()
     before = oracle.asleep()
@@ -94,7 +94,7 @@ def test_a_restore_that_fails_for_good_begins_anew(
         first = None  # it may reach an app that runs, and end with it
         with suppress(ConnectionError) if script is _RUN_AND_KILL_RUNTIME else nullcontext():
             first = oracle.pod.get()
-        waiting.until("a fresh start", lambda: f"{oracle.app.id}: started afresh" in log())
+        log.wait_for(f"{oracle.app.id}: started afresh")
         oracle.app.exec("true")
     fresh = oracle.asleep()
     assert fresh["boot_id"] != before["boot_id"]

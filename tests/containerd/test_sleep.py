@@ -14,6 +14,8 @@ from lab.pods import Pod
 from .conftest import MakePod
 
 FAST = {"scaledown-duration": "500ms"}
+LONG = {"scaledown-duration": "8s"}
+"""For what is looked at while it is awake: a busy machine takes its time."""
 CYCLES = 100
 
 
@@ -35,6 +37,11 @@ def keeps(before: dict[str, object], after: dict[str, object]) -> bool:
     return False
 
 
+def requests(lines: list[str]) -> list[int]:
+    """The numbers of the requests that the app has logged."""
+    return [int(line.split()[1]) for line in lines if line.startswith("request ")]
+
+
 def received(connection: socket.socket) -> bytes:
     parts = []
     while part := connection.recv(65536):
@@ -54,8 +61,7 @@ def test_many_cycles_keep_memory_and_log_and_leave_nothing(
         reply = pod.get()
         assert (reply["boot_id"], reply["count"]) == (boot_id, cycle)
     assert app.exec("echo", "alive").stdout == b"alive\n"
-    numbers = [int(line.split()[1]) for line in app.log() if line.startswith("request ")]
-    assert numbers == list(range(1, CYCLES + 1))
+    app.wait_log(lambda lines: requests(lines) == list(range(1, CYCLES + 1)))
 
 
 def test_wakes_over_ipv6_and_after_a_stop_all_is_gone(no_leaks: None, make_pod: MakePod) -> None:
@@ -105,14 +111,14 @@ def test_a_half_closed_upload_arrives_whole(make_pod: MakePod) -> None:
 
 
 def test_a_large_body_and_a_slow_reply_over_the_waking_connection(make_pod: MakePod) -> None:
-    pod = make_pod("stateful", {"scaledown-duration": "10s"})  # longer than the reply takes
+    pod = make_pod("stateful", {"scaledown-duration": "15s"})  # longer than the reply takes
     boot_id = pod.get()["boot_id"]
     pod.containers[0].wait_asleep()
     body = os.urandom(8 << 20)
     reply = pod.request("/", method="POST", body=body).json()
     assert reply["sha256"] == hashlib.sha256(body).hexdigest()
     pod.containers[0].wait_asleep()
-    assert pod.get("/slow?seconds=8")["boot_id"] == boot_id
+    assert pod.get("/slow?seconds=6")["boot_id"] == boot_id
 
 
 def test_exec_wakes_and_kill_asleep_ends(make_pod: MakePod) -> None:
@@ -135,7 +141,7 @@ def test_containerd_killed_while_asleep_changes_nothing(node: Node, make_pod: Ma
     node.start_containerd()
     assert pod.get()["count"] == 3
     assert app.exec("echo", "alive").stdout == b"alive\n"
-    assert app.log()[-1].startswith("request 3 ")
+    app.wait_log(lambda lines: requests(lines) == [1, 2, 3])
 
 
 def test_the_shims_own_limits_are_not_the_containers(make_pod: MakePod) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
+from lab import waiting
 from lab.node import Node
 from lab.pods import Pod
 from zeropod.api import shim_pb2 as pb
@@ -15,9 +17,9 @@ from zeropod.task.status import SERVICE, SOCKET_ROOT
 from zeropod.ttrpc import Client
 
 from .conftest import MakePod
-from .test_sleep import FAST
+from .test_sleep import LONG
 
-_LIMIT_S = 60
+_LIMIT_S = 120
 
 
 class Manager:
@@ -53,7 +55,11 @@ async def manage(node: Node) -> AsyncIterator[Manage]:
     made: list[Client] = []
 
     async def connect() -> Manager:
-        (path,) = node.path(SOCKET_ROOT).iterdir()
+        def alone() -> Path | None:  # the shim of the test before may be ending
+            found = list(node.path(SOCKET_ROOT).iterdir())
+            return found[0] if len(found) == 1 else None
+
+        path = await asyncio.to_thread(waiting.until, "one shim's socket", alone)
         made.append(await Client.connect(str(path)))
         return Manager(made[-1])
 
@@ -63,7 +69,7 @@ async def manage(node: Node) -> AsyncIterator[Manage]:
 
 
 async def test_a_pods_life(no_leaks: None, make_pod: MakePod, manage: Manage) -> None:
-    pod: Pod = await asyncio.to_thread(make_pod, "nginx", FAST)
+    pod: Pod = await asyncio.to_thread(make_pod, "nginx", LONG)
     manager = await manage()
     now = await manager.next()
     if now.phase == pb.RUNNING:

@@ -39,11 +39,12 @@ def _pod(node: Node, duration: str) -> Pod:
 
 def _take(pod: Pod, verb: str, killer: Killer, victim: int | None, when: str) -> None:
     """Have the pod's app take the step, with the victim killed at it."""
-    if verb in ("create", "start"):
+    by_itself = verb in ("create", "start", "checkpoint")
+    if by_itself:
         killer.at(verb, victim, when)
     with suppress(grpc.RpcError):
         app = pod.add(ContainerSpec("stateful", STATEFUL.reference))
-        if verb in ("create", "start"):
+        if by_itself:
             return
         pod.wait_for_port(8080)
         if verb == "restore":
@@ -74,7 +75,7 @@ def test_the_shim_is_killed(
         _take(pod, verb, killer, None, when)
         waiting.until(f"the shim's death at {verb}", lambda: killer.has_killed(verb))
     finally:
-        with bounded("removal", 20):
+        with bounded("removal"):
             pod.remove()
     assert other.request(port=80).status == 200
 
@@ -95,7 +96,7 @@ def test_containerd_is_killed(
         assert killer.has_killed(verb)
         node.start_containerd()
     finally:
-        with bounded("removal", 20):
+        with bounded("removal"):
             pod.remove()
     assert other.request(port=80).status == 200
     assert other.containers[0].exec("echo", "alive").stdout == b"alive\n"

@@ -35,17 +35,18 @@ def test_pod_runs_is_reached_and_leaves_nothing(no_leaks: None, make_pod: MakePo
     (app,) = pod.containers
     assert app.exec("cat", "/proc/1/cmdline").stdout.startswith(b"/usr/bin/python3\0")
     assert app.exec("sh", "-c", "exit 7").exit_code == 7
-    assert app.log() == [
+    expected = [
         f"boot {first['boot_id']}",
         "request 1 GET / from 10.88.0.1",
         "request 2 GET / from fd00:88::1",
     ]
+    app.wait_log(lambda lines: lines == expected)
     assert app.live_pids() == {app.pid}
     assert processes.private_bytes(pod.shim_pid()) > 1 << 20
-    app.stop()
+    app.stop(120)
     app.wait_asleep()
     assert app.status().exit_code == 0
-    assert app.log()[-1] == "terminated at 2"
+    app.wait_log(lambda lines: lines == [*expected, "terminated at 2"])
 
 
 def test_what_is_left_is_found(used_node: Node, make_pod: MakePod) -> None:

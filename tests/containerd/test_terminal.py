@@ -15,7 +15,7 @@ from lab.pods import Container
 from .conftest import MakePod
 
 _HANDLERS = pytest.mark.parametrize("handler", ["runc", "zeropod"])
-_LIMIT_S = 30
+_LIMIT_S = 120
 
 
 class Terminal:

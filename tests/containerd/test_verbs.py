@@ -8,11 +8,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from lab import waiting
 from lab.pods import Container
 from lab.proto import cri_pb2 as pb
 
 from .conftest import MakePod
-from .test_sleep import FAST, asleep, keeps
+from .test_sleep import FAST, LONG, asleep, keeps
 
 _MIB = 1 << 20
 
@@ -34,7 +35,7 @@ def _update(app: Container, mib: int) -> None:
 
 def test_limits_survive_sleeps(no_leaks: None, make_pod: MakePod) -> None:
     """Those of the start, those set awake, and those set asleep."""
-    pod = make_pod("stateful", {"scaledown-duration": "2s"}, memory_limit=300 * _MIB)
+    pod = make_pod("stateful", LONG, memory_limit=300 * _MIB)
     (app,) = pod.containers
     before = pod.get()
     assert _limit(app) == 300 * _MIB
@@ -75,7 +76,7 @@ def test_a_sleeper_is_paused_and_goes_on(no_leaks: None, make_pod: MakePod) -> N
         with pytest.raises(TimeoutError):  # it is frozen for longer than it may be idle
             answer.result(2)
         _ctr(app, "resume")
-        found = answer.result(30)
+        found = answer.result(120)
     assert (found["boot_id"], found["count"]) == (boot_id, 2)
     assert _listed(app) == "RUNNING"
     app.wait_asleep()
@@ -101,7 +102,7 @@ def test_out_of_memory_is_told(no_leaks: None, make_pod: MakePod, handler: str) 
     with pytest.raises(ConnectionError):
         pod.get("/allocate?mb=100")
     assert app.wait_exited() == 137
-    assert app.status().reason == "OOMKilled"
+    waiting.until("its reason", lambda: app.status().reason == "OOMKilled")  # an event of its own
     pod.remove()
 
 

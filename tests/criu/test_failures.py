@@ -205,7 +205,7 @@ async def test_sigkill_in_mid_restore(make_box: MakeBox, delay_s: float) -> None
     began = loop.time()
     await box.container.kill(9)
     assert (await box.container.wait()).status == 137
-    assert loop.time() - began < 1
+    assert loop.time() - began < 5, "the restore has been waited for"
     await asyncio.wait([waking])
     waking.exception()
     await box.container.delete()

@@ -42,7 +42,7 @@ def exists(id: Id) -> bool:
     return False
 
 
-def wait_gone(ids: set[Id], seconds: float = 10) -> None:
+def wait_gone(ids: set[Id], seconds: float = 60) -> None:
     """The kernel frees them a moment after the last descriptor."""
     deadline = time.monotonic() + seconds
     while ids := {id for id in ids if exists(id)}:

@@ -52,7 +52,7 @@ class Namespace:
 
     def make_socket(self, family: int = socket.AF_INET) -> socket.socket:
         made = socket.socket(fileno=socket_in(self.fd, family, socket.SOCK_STREAM))
-        made.settimeout(20)
+        made.settimeout(60)
         return made
 
     def connect(self, host: str, port: int = PORT) -> socket.socket:
@@ -120,7 +120,7 @@ class Pod:
         self.seen += taken
         return taken
 
-    def wait(self, kind: EventKind, seconds: float = 20) -> Event:
+    def wait(self, kind: EventKind, seconds: float = 60) -> Event:
         """The next event of a kind; those before it are in ``seen``."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:

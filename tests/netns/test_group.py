@@ -270,7 +270,7 @@ def test_close_with_everything_under_way(pod: Pod) -> None:
         pod.activator.hold(group)
 
 
-_VICTIM = """
+VICTIM = """
 import os, signal, sys
 from zeropod._fastpath._activator import Activator
 activator = Activator(int(sys.argv[1]), count_loopback=False, force_clsact=len(sys.argv) > 2)
@@ -284,7 +284,7 @@ signal.pause()
 def kill_an_activator(here: Namespace, *arguments: str) -> set[bpf.Id]:
     """The BPF objects of a process that was killed with its port asleep."""
     victim = subprocess.Popen(
-        [sys.executable, "-c", _VICTIM, str(here.fd), *arguments],
+        [sys.executable, "-c", VICTIM, str(here.fd), *arguments],
         stdout=subprocess.PIPE,
         pass_fds=[here.fd],
     )

