@@ -55,6 +55,16 @@ class PodSpec:
     user_namespace: int = 0
     """The host's id of root in a user namespace of 65536 ids; 0 is the host's own."""
 
+    systemd: bool = False
+    """systemd makes the pod's cgroup: a slice, as the kubelet names it."""
+
+    @property
+    def cgroup(self) -> str:
+        """What containerd is told: a path, or the slice's name."""
+        if self.systemd:
+            return f"kubepods-pod{self.uid.replace('-', '_')}.slice"
+        return f"{self.cgroup_parent}/kubepods/pod{self.uid}"
+
     @property
     def log_directory(self) -> Path:
         return LOG_ROOT / f"{self.namespace}_{self.name}_{self.uid}"
@@ -81,7 +91,7 @@ class PodSpec:
             },
             annotations=dict(self.annotations),
             linux=pb.LinuxPodSandboxConfig(
-                cgroup_parent=f"{self.cgroup_parent}/kubepods/pod{self.uid}",
+                cgroup_parent=self.cgroup,
                 security_context=pb.LinuxSandboxSecurityContext(
                     namespace_options=self.namespaces()
                 ),
