@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from zeropod._fastpath import _heap
 from zeropod._fastpath._activator import Event, EventKind, RestorePlan
 from zeropod.activator import ports
 from zeropod.checkpoint import image
@@ -60,6 +61,7 @@ _SIGNAL_S: Final = 60.0
 _HANDLERS_S: Final = 5.0
 _LOOK_S: Final = 0.01
 _LARGE_BYTES: Final = 64 << 20
+_REST_S: Final = 0.1
 
 
 class Group(Trigger, Protocol):
@@ -322,6 +324,12 @@ class Scaler:
             )
             self.history.checkpoints.done(took_ns)
             container.report(Outcome.SCALED_DOWN, took_ns)
+            self._loop.call_later(_REST_S, self._rest)
+
+    def _rest(self) -> None:
+        """Give back what a sleep does not need, once all that belongs to falling asleep is done."""
+        if self.phase is Phase.ASLEEP:
+            _heap.release(self._loop)
 
     def _look(self) -> tuple[Target, ImageDir]:
         """The container as it is now, and the directory of this sleep's images."""
