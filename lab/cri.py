@@ -59,6 +59,8 @@ class PodSpec:
     user_namespace: int = 0
     network: pb.NamespaceMode.ValueType = pb.POD
     pid: pb.NamespaceMode.ValueType = pb.CONTAINER
+    systemd: bool = False
+    """systemd makes the pod's cgroup: a slice, as the kubelet names it."""
 
     @property
     def namespaces(self) -> pb.NamespaceOption:
@@ -68,6 +70,13 @@ class PodSpec:
             ids = [pb.IDMapping(host_id=self.user_namespace, container_id=0, length=_IDS)]
             users = pb.UserNamespace(mode=pb.POD, uids=ids, gids=ids)
         return pb.NamespaceOption(network=self.network, pid=self.pid, userns_options=users)
+
+    @property
+    def cgroup(self) -> str:
+        """What containerd is told: a path, or the slice's name."""
+        if self.systemd:
+            return f"kubepods-pod{self.uid.replace('-', '_')}.slice"
+        return f"{self.cgroup_parent}/kubepods/pod{self.uid}"
 
     @property
     def log_directory(self) -> Path:
@@ -87,7 +96,7 @@ class PodSpec:
             },
             annotations=dict(self.annotations),
             linux=pb.LinuxPodSandboxConfig(
-                cgroup_parent=f"{self.cgroup_parent}/kubepods/pod{self.uid}",
+                cgroup_parent=self.cgroup,
                 security_context=pb.LinuxSandboxSecurityContext(namespace_options=self.namespaces),
             ),
         )
