@@ -37,7 +37,7 @@ async def detect(init_pid: int) -> frozenset[int]:
 def listening_ports(pids: Iterable[int]) -> frozenset[int]:
     """The TCP ports, of both families, that these processes have listening sockets on."""
     pids = tuple(pids)
-    inodes = {inode for pid in pids for inode in _socket_inodes(pid)}
+    inodes = {inode for pid in pids for inode in socket_inodes(pid)}
     for pid in pids:
         with contextlib.suppress(OSError):
             return frozenset(
@@ -59,7 +59,8 @@ def process_tree(pid: int) -> list[int]:
     return tree
 
 
-def _socket_inodes(pid: int) -> Iterator[str]:
+def socket_inodes(pid: int) -> Iterator[str]:
+    """The inodes of a process's sockets, as far as it lives."""
     with contextlib.suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from stat import S_IFCHR
 from typing import Final
@@ -26,6 +26,7 @@ from typing import Final
 from zeropod._fastpath._activator import RestorePlan
 from zeropod.checkpoint import census, criu, debris
 from zeropod.checkpoint.engine import Stdio, Target
+from zeropod.checkpoint.held import Held
 from zeropod.checkpoint.image import ImageDir
 from zeropod.errors import (
     CheckpointFailed,
@@ -68,7 +69,8 @@ class RuncEngine:
                 f"checkpoint {target.id}: criu is not installed or not in PATH "
                 f"({os.environ.get('PATH', '')}); install CRIU 4.2 or newer"
             )
-        stopped, memory_bytes = _look(target, images)
+        pids, stopped, memory_bytes = _look(target, images)
+        images.held = _hold(target, images, pids)
         self._config.write_text(criu.config())
         dump_log = images.dump / "dump.log"
         try:
@@ -91,10 +93,13 @@ class RuncEngine:
             log.warning("%s: after the dump: %s", target.id, error)
             with contextlib.suppress(ZeropodError, OSError):  # the images are what counts now
                 await debris.clear(target, self._runtime, images.dump, 0)
+        _fit(images)
         images.seal(target.owner)
 
     def plan(self, target: Target, images: ImageDir, stdio: Stdio) -> RestorePlan:
         images.verify()
+        if _fit(images):
+            images.seal(target.owner)
         work = images.new_attempt()
         self._config.write_text(criu.config(_pinned(target, images)))
         argv = self._runtime.restore_argv(
@@ -129,6 +134,8 @@ class RuncEngine:
                     raise
                 if failure.retryable:
                     images.unmark()
+                    if images.held is not None:
+                        images.held.distrust()
                 raise failure from error
 
     async def abort(self, target: Target, images: ImageDir, pid: int) -> None:
@@ -174,10 +181,27 @@ def _restore_failure(
     return None
 
 
-def _look(target: Target, images: ImageDir) -> tuple[frozenset[int], int]:
+def _hold(target: Target, images: ImageDir, pids: Sequence[int]) -> Held:
+    try:
+        place = images.path.parent / "mounts"
+        return Held.take(target.bundle, pids, target.init_pid, images.images, place)
+    except OSError as error:
+        raise CheckpointFailed(f"checkpoint {target.id}: open files: {error.strerror}") from error
+
+
+def _fit(images: ImageDir) -> bool:
+    """Whether images had to be changed. Where that fails CRIU says what does not fit."""
+    try:
+        return images.held is not None and images.held.fit()
+    except (OSError, ValueError) as error:
+        log.warning("%s: is not fitted to what has changed: %s", images.path, error)
+        return False
+
+
+def _look(target: Target, images: ImageDir) -> tuple[list[int], frozenset[int], int]:
     """Raise CheckpointFailed where a dump would lose a process or does not fit on the disk.
 
-    Returns the processes that are stopped by the app's own will, and the bytes of all memory.
+    Returns all processes, those that are stopped by the app's own will, and the bytes of memory.
     """
     own = target.bundle.namespace_path("pid") == ""
     found = census.take(target.init_pid, target.cgroups, own_pid_namespace=own)
@@ -195,7 +219,7 @@ def _look(target: Target, images: ImageDir) -> tuple[frozenset[int], int]:
             f"on the disk of {images.path.parent.parent}"
         )
     stopped = (member.pid for member in found.tree if _state(member.pid) == "T")
-    return frozenset(stopped), memory_bytes
+    return [member.pid for member in found.tree], frozenset(stopped), memory_bytes
 
 
 def _failed(target: Target, images: ImageDir, reason: str) -> CheckpointFailed:
