@@ -19,7 +19,8 @@ _ESCAPES = ((rb"\040", b" "), (rb"\011", b"\t"), (rb"\012", b"\n"), (rb"\134", b
 class MountEntry:
     """One line: the file system's device, the directory of it that is mounted, where, and what.
 
-    ``id``: of the mount. ``options``: of the file system, as it was mounted first; on cgroup v1 they name controllers.
+    ``id``: of the mount. ``options``: of the file system, as it was mounted first; on cgroup v1
+    they name controllers.
     """
 
     id: int
