@@ -284,6 +284,9 @@ class Scaler:
             self._advance(Move.IDLE)
             try:
                 self._group.hold()
+                if not self._idle.is_due:
+                    self._let_be()
+                    return
                 await self._dump()
             except (ZeropodError, OSError) as error:
                 self._dump_failed(error)
@@ -299,6 +302,14 @@ class Scaler:
             )
             self.history.checkpoints.done(took_ns)
             container.report(Outcome.SCALED_DOWN, took_ns)
+
+    def _let_be(self) -> None:
+        """Somebody came between the look and the hold: a dump would break that connection."""
+        assert self._group is not None
+        self._group.awake()
+        self._advance(Move.DUMP_FAILED)
+        self._idle.start()
+        self._container.move(Verb.AWAKE)
 
     async def _dump(self) -> None:
         container = self._container

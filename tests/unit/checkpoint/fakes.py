@@ -87,6 +87,7 @@ class FakeGroup:
         self.fired: list[FakePlan] = []
         self.fire_errno: list[int] = []
         self.held = 0
+        self.activity_ns = 0
         self.closed = False
 
     def _fire(self) -> None:
@@ -140,7 +141,7 @@ class FakeGroup:
         self.closed = True
 
     def last_activity_ns(self) -> int:
-        return 0
+        return self.activity_ns
 
 
 class FakeReaper:
