@@ -81,6 +81,24 @@ def runtime_that_kills(node: Node) -> Iterator[Killer]:
 
 
 @contextmanager
+def wrapped(node: Node, program: Path, script: str) -> Iterator[None]:
+    """A shell script runs before each execution of a program of the lab, which finds itself in its
+    own directory, under another name."""
+    real, replacement = (program.with_name(f"{program.name}.{kind}") for kind in ("real", "sh"))
+    for file in (real, replacement):
+        file.unlink(missing_ok=True)
+    real.hardlink_to(program)
+    replacement.write_text(f'#!/bin/sh\n{script}\nexec {real} "$@"\n')
+    replacement.chmod(0o755)
+    try:
+        with _mounted(node, "--bind", replacement, program):
+            yield
+    finally:
+        real.unlink()
+        replacement.unlink()
+
+
+@contextmanager
 def _replaced(node: Node, program: Path, folder: Path, script: str) -> Iterator[None]:
     """A shell script in a program's place, of which there is a copy in ``folder`` meanwhile.
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ class Box:
     images: Path
     events: list[Event]
     output: int
+    input: int
     _netns: int = field(default=-1)
 
     @property
@@ -157,15 +158,19 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
         images: Path | None = None,
         binary: Path | str = "runc",
         start: bool = True,
+        env: Mapping[str, str] | None = None,
         **annotations: str,
     ) -> Box:
         bundle, ticks = tmp_path / "bundle", tmp_path / "ticks"
         ticks.mkdir()
         own = {"pid": pid_namespace, "mount": True, "cgroup": cgroup_namespace}
-        _write_bundle(bundle, ticks, sandbox, [kind for kind in own if own[kind]], annotations)
-        out = tmp_path / "out"
-        os.mkfifo(out)
-        output = os.open(out, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        kinds = [kind for kind in own if own[kind]]
+        _write_bundle(bundle, ticks, sandbox, kinds, annotations, env or {})
+        fifos = [tmp_path / name for name in ("in", "out")]
+        for fifo in fifos:
+            os.mkfifo(fifo)
+        flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+        stdin, output = (os.open(fifo, flags) for fifo in fifos)
         events: list[Event] = []
         root = images or tmp_path / "i"
         node = NodeSettings(image_root=str(root), tracker_ignore_localhost=False)
@@ -175,12 +180,12 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
         request = CreateRequest(
             "c1",
             str(bundle),
-            Stdio("", str(out), ""),
+            Stdio(*map(str, fifos), ""),
             RuntimeOptions(binary_name=str(binary), root="/run/runc"),
         )
         container = await Container.create(request, pod)
         netns = os.open(f"/proc/{sandbox}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        made.append(Box(pod, container, sandbox, ticks, root, events, output, netns))
+        made.append(Box(pod, container, sandbox, ticks, root, events, output, stdin, netns))
         if not start:
             return made[-1]
         await container.start()
@@ -197,13 +202,19 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
             await box.container.delete()
         await box.container.close()
         os.close(box.output)
+        os.close(box.input)
         os.close(box._netns)
     for pod in pods:
         await pod.close()
 
 
 def _write_bundle(
-    bundle: Path, ticks: Path, sandbox: int, own: list[str], annotations: dict[str, str]
+    bundle: Path,
+    ticks: Path,
+    sandbox: int,
+    own: list[str],
+    annotations: dict[str, str],
+    env: Mapping[str, str],
 ) -> None:
     rootfs = bundle / "rootfs"
     for name in ("usr", "proc", "dev", "sys", "etc", "tmp", "ticks"):
@@ -218,6 +229,7 @@ def _write_bundle(
     config["process"] |= {
         "terminal": False,
         "args": ["/usr/bin/python3", "-S", "/app.py"],
+        "env": [*config["process"]["env"], *(f"{key}={value}" for key, value in env.items())],
         "noNewPrivileges": True,
         "oomScoreAdj": 500,
         "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 2048, "soft": 1024}],

@@ -1,5 +1,6 @@
 """Which TCP ports a container listens on: the sockets its processes hold, matched by inode with the
-listening sockets of its network namespace.
+listening sockets of its network namespace. It does not sleep before it listens: one that slept in
+the middle of its start would be woken to a port that nobody has opened yet.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ _LAST_LOOK_S: Final = 5.0
 _LISTEN: Final = "0A"
 
 
-async def detect(init_pid: int) -> frozenset[int]:
+async def detect(init_pid: int, declared: frozenset[int] = frozenset()) -> frozenset[int]:
     """The listening ports of the process tree below ``init_pid``, once there are any.
+
+    Where ports are ``declared``: these, once the app listens on one of them; it may be one that
+    opens some of them later, or never.
 
     Looks with back-off, and returns when two looks in a row have seen the same, so that an app that
     opens its ports one after another is seen with all of them. Runs for as long as there are none:
@@ -25,13 +29,23 @@ async def detect(init_pid: int) -> frozenset[int]:
     pause_s, before = _FIRST_LOOK_S, frozenset[int]()
     while True:
         found = listening_ports(process_tree(init_pid))
+        if declared:
+            found &= declared
         if found and found == before:
-            return found
+            return declared or found
         if found:
             pause_s = _FIRST_LOOK_S
         before = found
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, _LAST_LOOK_S)
+
+
+def why_unknown(declared: frozenset[int]) -> str:
+    """What `detect` waits for, as a reason not to sleep."""
+    if declared:
+        names = ", ".join(map(str, sorted(declared)))
+        return f"it listens on none of the ports that ports-map gives it: {names}"
+    return "it listens on no TCP port"
 
 
 def listening_ports(pids: Iterable[int]) -> frozenset[int]:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zeropod.oci.mounts import unescape
+from zeropod.oci import mountinfo
+from zeropod.oci.mountinfo import MountEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,6 @@ class CgroupDir:
                 directory.rmdir()
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
-    device: str
-    root: str
-    point: str
-    type: str
-    options: frozenset[str]
-
-
 def cgroups_of(pid: int) -> tuple[tuple[CgroupDir, ...], tuple[tuple[str, str], ...]]:
     """(cgroup directories of a process, its bind mounts of cgroup directories).
 
@@ -69,7 +61,7 @@ def cgroups_of(pid: int) -> tuple[tuple[CgroupDir, ...], tuple[tuple[str, str], 
     Raises:
         FileNotFoundError: the process is gone.
     """
-    ours = [m for m in _mounts("self") if m.type.startswith("cgroup")]
+    ours = list(mountinfo.entries(type="cgroup"))
     dirs: dict[Path, CgroupDir] = {}
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         number, controllers, path = line.split(":", 2)
@@ -78,36 +70,25 @@ def cgroups_of(pid: int) -> tuple[tuple[CgroupDir, ...], tuple[tuple[str, str], 
         if mount and inside and inside != Path(mount.point):
             dirs[inside] = CgroupDir(inside, mount.type == "cgroup2")
     shown: list[tuple[str, str]] = []
-    for mount in _mounts(str(pid)):
-        if not mount.type.startswith("cgroup") or mount.root == "/":
+    for shared in mountinfo.entries(pid, type="cgroup"):
+        if shared.root == "/":
             continue
-        same = next((m for m in ours if m.device == mount.device), None)
-        source = _below(same, mount.root) if same else None
+        same = next((m for m in ours if m.device == shared.device), None)
+        source = _below(same, shared.root) if same else None
         if source:
-            shown.append((mount.point, str(source)))
+            shown.append((shared.point, str(source)))
     return tuple(dirs.values()), tuple(shown)
 
 
-def _mounts(pid: str) -> list[_Mount]:
-    found = []
-    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
-        fields = line.split()
-        dash = fields.index("-")
-        point, options = unescape(fields[4]), fields[dash + 3].split(",")
-        found.append(
-            _Mount(fields[2], unescape(fields[3]), point, fields[dash + 1], frozenset(options))
-        )
-    return found
-
-
-def _hierarchy(mounts: list[_Mount], number: str, controllers: str) -> _Mount | None:
+def _hierarchy(mounts: list[MountEntry], number: str, controllers: str) -> MountEntry | None:
     if number == "0":
         return next((m for m in mounts if m.type == "cgroup2"), None)
     wanted = set(controllers.split(","))
-    return next((m for m in mounts if m.type == "cgroup" and wanted <= m.options), None)
+    v1 = (m for m in mounts if m.type == "cgroup")
+    return next((m for m in v1 if wanted <= set(m.options.split(","))), None)
 
 
-def _below(mount: _Mount, path: str) -> Path | None:
+def _below(mount: MountEntry, path: str) -> Path | None:
     """Where ``path`` of a hierarchy is below one of its mounts, which may show a part only."""
     try:
         return Path(mount.point) / Path(path).relative_to(mount.root)

@@ -24,9 +24,10 @@ from stat import S_IFCHR
 from typing import Final
 
 from zeropod._fastpath._activator import RestorePlan
-from zeropod.checkpoint import census, criu, debris
+from zeropod.checkpoint import census, criu, debris, progress
 from zeropod.checkpoint.engine import Stdio, Target
 from zeropod.checkpoint.image import ImageDir
+from zeropod.checkpoint.progress import Patience
 from zeropod.errors import (
     CheckpointFailed,
     DeadlineExceeded,
@@ -141,9 +142,7 @@ class RuncEngine:
         restore_log = work / "restore.log"
         deadline_s = _DEADLINE_S + images.size_bytes / _BYTES_PER_S
         try:
-            # Not wait_for: cancelled in the moment of the end it would return as if nothing was.
-            async with asyncio.timeout(deadline_s):
-                status = (await asyncio.shield(self._reaper.watch(pid))).status
+            status = await self._status(target, pid, deadline_s)
         except ProcessLookupError:  # reaped before it was watched: its log has the answer
             status = 0 if criu.let_go(restore_log) else 255
         if status:
@@ -154,6 +153,19 @@ class RuncEngine:
             return int((work / "init.pid").read_text())
         except (OSError, ValueError) as error:
             raise RestoreFailed(f"the runtime left no pid: {error}") from error
+
+    async def _status(self, target: Target, pid: int, deadline_s: float) -> int:
+        """The status of the runtime. Raises TimeoutError when nothing has moved for that long."""
+        loop = asyncio.get_running_loop()
+        end = self._reaper.watch(pid)
+        patience = Patience(deadline_s, loop.time())
+        # Not wait_for: cancelled in the moment of the end it would return as if nothing was.
+        while not (await asyncio.wait([end], timeout=patience.interval_s))[0]:
+            # The runtime moves CRIU into the container's cgroup before that reads the images.
+            pids = {pid, *(member for cgroup in target.cgroups for member in cgroup.pids())}
+            if patience.spent(loop.time(), progress.bytes_read(pids)):
+                raise TimeoutError
+        return end.result().status
 
 
 def _restore_failure(
@@ -166,7 +178,7 @@ def _restore_failure(
         return RestoreFailed(f"restore {target.id}: {error}")
     proved = criu.judge(restore_log) is criu.Verdict.NEVER_RAN
     if isinstance(error, TimeoutError):
-        text = f"restore {target.id}: did not end in time and was killed"
+        text = f"restore {target.id}: did not get on in time and was killed"
         return RestoreFailed(text, retryable=proved, log_tail=tail)
     if isinstance(error, RestoreFailed):
         text = f"restore {target.id}: {error}"

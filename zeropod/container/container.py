@@ -1,12 +1,10 @@
 """One container as containerd sees it: created, started, exec'd into, signalled, deleted.
 
-What a sleep means to each verb stands here; how a container falls asleep and wakes is `scaler.py`.
+What a sleep means to each verb stands here; how a container falls asleep and wakes is `scaler.py`,
+how its end is told `ending.py`.
 `lock` is held around every decision that another verb must not cross: start, the start of an exec,
 kill, delete, and the scaler's own. An exec first forbids the scale-down (`inhibit`), then wakes the
 container, then takes the lock: so a dump never begins between the two.
-
-The exit of the live init is published exactly once, after those of all execs. While a dump is under
-way it is held back until the scaler has said whether the dump was its cause.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal as signals
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,10 +32,12 @@ from zeropod.container import events
 from zeropod.container.birth import Birth, Created, Restored
 from zeropod.container.disposition import Delivery
 from zeropod.container.eligible import why_unscaled
+from zeropod.container.ending import Ending
 from zeropod.container.events import Stdio
 from zeropod.container.execs import Execs
 from zeropod.container.limits import Limits
 from zeropod.container.logger import Logger
+from zeropod.container.oom import Oom
 from zeropod.container.phase import Phase
 from zeropod.container.process import Init, Process, ProcessInfo, ProcessStatus, Status
 from zeropod.container.report import Outcome, Report
@@ -94,16 +93,16 @@ class Container:
         self.state_now = State.CREATED
         self.lock = asyncio.Lock()
         self.meter = Meter()
+        self.oom = Oom(pod.loop, lambda: self.emit(events.OutOfMemory(self.id)))
         self.scaling_off_reason = why_unscaled(self.bundle, settings)
         self.scaler = None
         if pod.make_scaler is not None and not self.scaling_off_reason:
             self.scaler = pod.make_scaler(self)
         self._rootfs = request.rootfs
         self.execs = Execs(self)
-        self._held_exit: tuple[int, Exit] | None = None
+        self.ending = Ending(self)
         self._paused = contextlib.ExitStack()
         self.limits = Limits(self)
-        self._starting = False
         self._network = -1
         self._changed_ns = time.time_ns()
         self._took_ns = 0
@@ -151,7 +150,8 @@ class Container:
             events.Created(self.id, str(self.bundle.path), pid, self.init.stdio, self._rootfs)
         )
         if pid:
-            self._watch_init(pid)
+            self._meter(pid)
+            self.ending.watch(pid)
 
     def _hold_network(self) -> None:
         """Keep a network namespace for the container, also while nothing lives in it."""
@@ -164,6 +164,7 @@ class Container:
 
     def _release(self) -> None:
         """Close every descriptor. Idempotent."""
+        self.oom.close()
         for process in (*self.execs, self.init):
             process.close_io()
         if self._network >= 0:
@@ -185,23 +186,16 @@ class Container:
             return await self.execs.start(exec_id)
         async with self.lock:
             after = move(self.state_now, Verb.START, self.id)
-            self._starting = True
-            try:
+            with self.ending.starting():
                 assert self.init.io
                 born = self.init.pid != 0
                 await self._birth.start(self.init.io)
                 if not born:
-                    self._watch_init(self.init.pid)
-            except BaseException:
-                self._flush_held_exit()
-                raise
-            finally:
-                self._starting = False
-            self.emit(events.Started(self.id, self.init.pid))
-            if self.state_now is State.CREATED:
-                self.state_now = after
-            self.meter.begin(self.init.pid)
-            self._flush_held_exit()
+                    self._meter(self.init.pid)
+                    self.ending.watch(self.init.pid)
+                self.emit(events.Started(self.id, self.init.pid))
+                if self.state_now is State.CREATED:
+                    self.state_now = after
         if self.state_now is State.RUNNING:
             self.report(Outcome.RUNNING)
             if self.scaler is not None:
@@ -260,10 +254,10 @@ class Container:
                 try:
                     await self.runtime.pause(self.id, self.bundle.path)
                 except BaseException:
-                    await self._thaw()  # it may be frozen for all that
+                    await self.thaw()  # it may be frozen for all that
                     raise
                 if self.state_now is not State.RUNNING:
-                    await self._thaw()
+                    await self.thaw()
                     move(self.state_now, Verb.PAUSE, self.id)  # says that it has ended
                 self.state_now = after
                 self._paused.push(hold.pop_all())
@@ -279,7 +273,7 @@ class Container:
                     raise
             if self.state_now is State.PAUSED:
                 self.state_now = after
-                self._paused.close()
+                self.unpaused()
                 self.emit(events.Resumed(self.id))
 
     async def update(self, resources: Mapping[str, Any]) -> None:
@@ -317,7 +311,7 @@ class Container:
         async with self.lock:
             move(self.state_now, Verb.DELETE, self.id)
             if self.state_now is State.CREATED:
-                await self._end_created()
+                await self.ending.end_created()
         exit = await self.init.wait()
         async with self.lock:
             after = move(self.state_now, Verb.DELETE, self.id)
@@ -400,7 +394,11 @@ class Container:
         named = {"id": process.id, "namespace": self.pod.namespace}
         open_logger = partial(Logger, self.reaper, **named, owner=owner)
         return ProcessIO(
-            self.pod.loop, process.stdio, keep=keep, owner=owner, open_logger=open_logger
+            *(self.pod.loop, process.stdio),
+            keep=keep,
+            owner=owner,
+            open_logger=open_logger,
+            on_input=self.scaler.input_came if self.scaler is not None and keep else None,
         )
 
     def stdio_for_restore(self) -> tuple[int, int, int]:
@@ -412,12 +410,13 @@ class Container:
             self.meter.read()  # the last look before the cgroup goes
         self.state_now = move(self.state_now, verb, self.id)
         if verb is Verb.ASLEEP:
-            self._held_exit = None  # the dump was its cause
+            self.ending.forget()
             self.meter.end()
+            self.oom.close()
             self.init.live_pid = 0
             self.init.reap_restored(self.reaper)
         elif verb is Verb.AWAKE:
-            self._flush_held_exit()
+            self.ending.release()
             self.limits.awake()
 
     @property
@@ -456,64 +455,25 @@ class Container:
 
     def adopt(self, pid: int) -> None:
         """``pid`` is the restored (or freshly started) init. Its exit counts from now on."""
-        self.meter.begin(pid)
+        self._meter(pid)
         self.init.runs_as(pid)
-        self._watch_init(pid)
+        self.ending.watch(pid)
 
     def publish_exit(self, exit: Exit) -> None:
         """The container has ended. Does nothing when that was known."""
-        if self.init.exit is not None:
-            return
-        paused = self.state_now is State.PAUSED
-        lived = self.state_now not in (State.SCALED_DOWN, State.WAKING)
-        self.state_now = move(self.state_now, Verb.EXIT, self.id)
-        self.init.live_pid = 0
-        if self.scaler is not None:
-            self.scaler.ended()
-        self._paused.close()
-        self.report(Outcome.STOPPING)
-        leftovers = lived and self.bundle.namespace_path("pid") != ""
-        end = self._end(exit, leftovers=leftovers, paused=paused)
-        self.pod.own(self.pod.loop.create_task(end, name=f"exit {self.id}"))
+        self.ending.publish(exit)
 
     # -- processes -----------------------------------------------------------------------------
 
-    def _watch_init(self, pid: int) -> None:
-        watch = self.reaper.watch(pid)
-        watch.add_done_callback(lambda done: self._init_ended(pid, done))
+    def _meter(self, pid: int) -> None:
+        self.meter.begin(pid)
+        self.oom.begin(self.meter.cgroups)
 
-    def _init_ended(self, pid: int, done: asyncio.Future[Exit]) -> None:
-        if done.cancelled() or pid != self.init.live_pid:
-            return
-        if self._starting or self.state_now is State.SCALING_DOWN:
-            self._held_exit = (pid, done.result())
-            return
-        self.publish_exit(done.result())
+    def unpaused(self) -> None:
+        """It may sleep again, as far as a pause is concerned."""
+        self._paused.close()
 
-    def _flush_held_exit(self) -> None:
-        if self._held_exit is not None:
-            (_, exit), self._held_exit = self._held_exit, None
-            self.publish_exit(exit)
-
-    async def _end(self, exit: Exit, *, leftovers: bool, paused: bool) -> None:
-        """Tell of init's exit, after those of the execs.
-
-        With a pid namespace of its own init has taken everybody along; without one the container's
-        other processes live on (``leftovers``) and are killed, as the stock shim does.
-        """
-        if paused:
-            await self._thaw()
-        if leftovers:
-            async with self.lock:  # an exec that is being started is one of them
-                with contextlib.suppress(NotFound):
-                    await self._kill_leftovers()
-        for exec in self.execs:
-            await exec.told()
-        if self.meter.oom_killed():
-            self.emit(events.OutOfMemory(self.id))
-        await self.finish(self.init, exit)
-
-    async def _thaw(self) -> None:
+    async def thaw(self) -> None:
         """Leave nothing frozen of what has ended, as the stock shim does."""
         with contextlib.suppress(RuntimeFailed, DeadlineExceeded):
             await self.runtime.resume(self.id, self.bundle.path)
@@ -525,30 +485,6 @@ class Container:
         except (RuntimeFailed, DeadlineExceeded, NotFound):
             return True
         return state.get("status") == "paused"
-
-    async def _kill_leftovers(self) -> None:
-        try:
-            await self.runtime.kill(self.id, self.bundle.path, signals.SIGKILL, all=True)
-        except (RuntimeFailed, DeadlineExceeded) as error:
-            log.error("%s: what init has left was not killed: %s", self.id, error)
-
-    async def _end_created(self) -> None:
-        """Kill the init that waits to be started. Its exit is on the way then."""
-        pid = self.init.live_pid
-        await self.runtime.delete(self.id, self.bundle.path, force=True)
-        if not self.init.pid:  # it was to be restored: nothing has lived whose exit could be told
-            self.state_now = move(self.state_now, Verb.EXIT, self.id)
-            self.init.set_exit(Exit(0, time.time_ns()))
-        elif pid and pid == self.init.live_pid:
-            with contextlib.suppress(ProcessLookupError):  # the runtime may not know it any more
-                os.kill(pid, signals.SIGKILL)
-
-    async def finish(self, process: Process, exit: Exit) -> None:
-        """All output first, then the news, as containerd reads them."""
-        if process.io is not None:
-            await process.io.finish()
-        if process.set_exit(exit):
-            self.emit(events.Exited(self.id, process.id, process.pid, exit))
 
     def _process(self, exec_id: str) -> Process:
         return self.execs.get(exec_id) if exec_id else self.init

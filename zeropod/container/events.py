@@ -70,7 +70,7 @@ class Deleted:
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory:
-    """The kernel has killed one of the container's processes. Told before the container's exit."""
+    """The kernel has killed one of the container's processes. Told before that is its exit."""
 
     id: str
 

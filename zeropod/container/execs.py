@@ -174,7 +174,7 @@ class Execs:
     async def _tell(self, exec: Exec, exit: Exit) -> None:
         assert exec.over is not None
         try:
-            await self._container.finish(exec, exit)
+            await self._container.ending.finish(exec, exit)
         finally:
             exec.over.set_result(None)
 

@@ -89,7 +89,7 @@ class Sleeper(Protocol):
     def report(self, outcome: Outcome, duration_ns: int = 0, log: str = "") -> None: ...
 
 
-FindPorts = Callable[[int], Awaitable[frozenset[int]]]
+FindPorts = Callable[[int, frozenset[int]], Awaitable[frozenset[int]]]
 OpenGroup = Callable[[frozenset[int], Callable[[Event], None]], Group]
 
 
@@ -100,7 +100,7 @@ class Scaler:
         engine: dumps and restores; ``fresh`` starts anew where that has failed for good.
         open_group: makes the activator's group of ports. Raises ActivatorError.
         open_store: makes the container's image directory. Raises OSError.
-        find_ports: the listening ports of a process tree, once there are any.
+        find_ports: the ports of a process tree, once it listens; see `ports.detect`.
     """
 
     def __init__(
@@ -116,7 +116,8 @@ class Scaler:
         self.engine = engine
         self.phase = Phase.FINDING
         self.history = History()
-        self.reason = "its ports are not known yet"
+        self._ports = frozenset(container.settings.ports or ())
+        self.reason = ports.why_unknown(self._ports)
         self._container = container
         self._fresh = fresh
         self._open_group = open_group
@@ -139,6 +140,7 @@ class Scaler:
         self._waiters: list[asyncio.Future[None]] = []
         self._signals = Dispositions()
         self._settled_at = 0.0
+        self._reads = False
         self._lost: RestoreFailed | None = None
 
     # -- verbs of the container ----------------------------------------------------------------
@@ -183,6 +185,23 @@ class Scaler:
     def inhibit(self, reason: str, *, counts: bool = False) -> AbstractContextManager[None]:
         """No scale-down meanwhile. ``counts``: its end is activity."""
         return self._idle.inhibit(reason, counts=counts)
+
+    def input_came(self) -> None:
+        """Data, or the end of it, is in the app's stdin: it wakes a sleeper, and is activity.
+
+        The pipe is ours and outlives a sleep: whatever a dump finds in it, the app reads later.
+        """
+        self._idle.touch()
+        if self.phase in (Phase.DUMPING, Phase.ASLEEP) and not self._reads:
+            self._reads = True
+            self._own(self._wake_to_read(), "wake to read")
+
+    async def _wake_to_read(self) -> None:
+        try:
+            with contextlib.suppress(RestoreFailed, FailedPrecondition):
+                await self.ensure_awake("data on stdin")
+        finally:
+            self._reads = False
 
     def signalled(self, number: int) -> None:
         """A signal is sent to the awake container: what it does about it may take its time.
@@ -251,8 +270,7 @@ class Scaler:
     async def _find(self) -> None:
         container = self._container
         try:
-            known = container.settings.ports
-            found = frozenset(known) if known else await self._find_ports(container.init.live_pid)
+            found = await self._find_ports(container.init.live_pid, self._ports)
             self._group = self._open_group(found, self._on_event)
         except (ActivatorError, OSError, ValueError) as error:  # ValueError: more than 64 ports
             self.reason = str(error)

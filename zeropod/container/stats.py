@@ -51,7 +51,7 @@ class Meter:
     ``of`` finds the cgroups of a pid.
     """
 
-    __slots__ = ("_base", "_cgroups", "_last", "_of", "_oom_killed", "_place")
+    __slots__ = ("_base", "_cgroups", "_last", "_of", "_place")
 
     def __init__(self, of: Callable[[int], Cgroups] = Cgroups.of) -> None:
         self._of = of
@@ -59,7 +59,6 @@ class Meter:
         self._place: tuple[int, int] | None = None
         self._base = Usage()  # the counters of earlier cgroups
         self._last = Usage()
-        self._oom_killed = False
 
     @property
     def cgroups(self) -> Cgroups | None:
@@ -79,15 +78,8 @@ class Meter:
         """The container's processes are gone. What they used since the last `read` is lost."""
         self._cgroups = None
 
-    def oom_killed(self) -> bool:
-        """Whether the kernel has ever killed one of its processes for want of memory."""
-        if self._cgroups and not self._oom_killed:
-            self._oom_killed = _oom_kills(self._cgroups) > 0
-        return self._oom_killed
-
     def read(self) -> Usage:
         """The usage so far; while there is no cgroup, the last one with almost no memory."""
-        self.oom_killed()
         now = _read(self._cgroups) if self._cgroups else None
         if now is None:
             return replace(
@@ -121,7 +113,7 @@ def _place(cgroups: Cgroups) -> tuple[int, int] | None:
 def _read(cgroups: Cgroups) -> Usage | None:
     try:
         return _read_v2(cgroups) if cgroups.is_v2 else _read_v1(cgroups)
-    except FileNotFoundError:
+    except OSError:  # ENODEV: removed while it was read
         return None
 
 
@@ -173,14 +165,6 @@ def _read_v1(cgroups: Cgroups) -> Usage | None:
         pids=_number(pids / "pids.current"),
         pids_limit=_number(pids / "pids.max", _UNLIMITED),
     )
-
-
-def _oom_kills(cgroups: Cgroups) -> int:
-    directory = cgroups.directory("memory")
-    if directory is None:
-        return 0
-    file = "memory.events" if cgroups.is_v2 else "memory.oom_control"
-    return _table(directory / file).get("oom_kill", 0)
 
 
 def _number(file: Path, missing: int = 0) -> int:

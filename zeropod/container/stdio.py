@@ -36,21 +36,24 @@ _FLUSH_S: Final = 2.0
 
 
 class Copy:
-    """Moves what arrives in ``source`` to ``target``; owns both. ``done`` is set at the end."""
+    """Moves what arrives in ``source`` to ``target``; owns both. ``done`` is set at the end.
 
-    __slots__ = ("_ended", "_finishing", "_loop", "_paused", "_source", "_target", "done")
+    ``moved`` is called when something has arrived there, and at the end of what was to be moved.
+    """
+
+    __slots__ = ("_finishing", "_loop", "_moved", "_paused", "_source", "_target", "done")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         source: int,
         target: int,
-        ended: Callable[[], None] | None = None,
+        moved: Callable[[], None] | None = None,
     ) -> None:
         self._loop = loop
         self._source = source
         self._target = target
-        self._ended = ended
+        self._moved = moved
         self._paused = False
         self._finishing = False
         self.done: asyncio.Future[None] = loop.create_future()
@@ -82,7 +85,13 @@ class Copy:
             if count == 0:
                 break
             ended = False
+            self._tell()
         self.close()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._moved:
+            self._moved()
 
     def _wait(self, *, for_room: bool) -> None:
         if for_room == self._paused:
@@ -110,8 +119,6 @@ class Copy:
         os.close(self._source)
         os.close(self._target)
         self.done.set_result(None)
-        if self._ended:
-            self._ended()
 
 
 _ENDS: Final = (errno.EPIPE, errno.EIO)
@@ -126,6 +133,7 @@ class ProcessIO:
         keep: init's way: our copies of the process's ends stay open until `finish`.
         owner: (uid, gid) of the pipes.
         open_logger: makes the logger of a URI, where stdout is one.
+        on_input: called when data, or the end of it, has come for a stdin that is no terminal.
 
     Raises:
         InvalidArgument: a path that is no FIFO, or a URI that is no logger.
@@ -139,7 +147,9 @@ class ProcessIO:
         keep: bool,
         owner: tuple[int, int] = (0, 0),
         open_logger: Callable[[str], Logger],
+        on_input: Callable[[], None] | None = None,
     ) -> None:
+        self._on_input = on_input
         self._loop = loop
         self._owner = owner
         self._keep = keep
@@ -180,7 +190,7 @@ class ProcessIO:
             read, write = self._pipe()
             os.set_blocking(write, False)
             self._child[0] = read
-            self._input = Copy(self._loop, fifo, write)
+            self._input = Copy(self._loop, fifo, write, self._on_input)
         if self._logger is not None:
             self._child[1:] = self._logger.take()
             return

@@ -1,15 +1,42 @@
-"""An OCI bundle: its config.json, read once, and the little that is changed in it."""
+"""An OCI bundle: what the shim wants of its config.json, and the little that is changed in it.
+
+The file is large, most of it seccomp rules, and belongs to the runtime. A shim that kept it whole
+would have it in memory for as long as the pod lives. So it is read when it is needed, what is asked
+for again and again is kept, and whatever is changed is changed in the file as it is then.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zeropod.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """``namespaces``: kind → path, "" where the container gets one of its own."""
+
+    root: str
+    annotations: dict[str, str]
+    cgroups_path: str
+    namespaces: dict[str, str]
+    terminal: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> _Kept:
+        linux = config.get("linux") or {}
+        return cls(
+            (config.get("root") or {}).get("path") or "rootfs",
+            config.get("annotations") or {},
+            linux.get("cgroupsPath") or "",
+            {ns.get("type", ""): ns.get("path") or "" for ns in linux.get("namespaces") or ()},
+            bool((config.get("process") or {}).get("terminal")),
+        )
 
 
 class Bundle:
@@ -18,6 +45,7 @@ class Bundle:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
+        self._found: _Kept | None = None
 
     @property
     def rootfs(self) -> Path:
@@ -27,10 +55,31 @@ class Bundle:
     @property
     def root(self) -> Path:
         """The container's root as the runtime finds it: `rootfs`, or a directory elsewhere."""
-        return self.path / ((self.config.get("root") or {}).get("path") or "rootfs")
+        return self.path / self._kept.root
 
-    @cached_property
+    @property
+    def annotations(self) -> dict[str, str]:
+        return self._kept.annotations
+
+    @property
+    def cgroups_path(self) -> str:
+        return self._kept.cgroups_path
+
+    @property
+    def terminal(self) -> bool:
+        """Whether init has a terminal."""
+        return self._kept.terminal
+
+    def namespace_path(self, kind: str) -> str | None:
+        """The path of a namespace that the container joins; "" where it gets one of its own.
+
+        None: it has the host's. ``kind``: network, ipc, uts, pid, mount, cgroup, user.
+        """
+        return self._kept.namespaces.get(kind)
+
+    @property
     def config(self) -> dict[str, Any]:
+        """All of config.json, read anew each time: to be looked at and let go."""
         file = self.path / "config.json"
         try:
             config = json.loads(file.read_bytes())
@@ -40,37 +89,21 @@ class Bundle:
             raise InvalidArgument(f"{file}: expected an object")
         return config
 
-    @property
-    def annotations(self) -> dict[str, str]:
-        return self.config.get("annotations") or {}
-
-    @property
-    def cgroups_path(self) -> str:
-        return (self.config.get("linux") or {}).get("cgroupsPath") or ""
-
-    def namespace_path(self, kind: str) -> str | None:
-        """The path of a namespace that the container joins; "" where it gets one of its own.
-
-        None: it has the host's. ``kind``: network, ipc, uts, pid, mount, cgroup, user.
-        """
-        for entry in (self.config.get("linux") or {}).get("namespaces") or ():
-            if entry.get("type") == kind:
-                return entry.get("path") or ""
-        return None
-
     def add_annotations(self, extra: Mapping[str, str]) -> None:
         """Write ``extra`` into config.json, atomically."""
         if not extra:
             return
-        self.config["annotations"] = {**self.annotations, **extra}
-        self._write()
+        config = self.config
+        config["annotations"] = {**(config.get("annotations") or {}), **extra}
+        self._write(config)
 
     def join_network(self, path: str) -> None:
         """Have the container join the network namespace at ``path`` in place of one of its own."""
-        for entry in self.config["linux"]["namespaces"]:
+        config = self.config
+        for entry in config["linux"]["namespaces"]:
             if entry.get("type") == "network":
                 entry["path"] = path
-        self._write()
+        self._write(config)
 
     def update_resources(self, resources: Mapping[str, Any]) -> None:
         """Write new limits (OCI LinuxResources) over those in config.json, atomically.
@@ -78,18 +111,26 @@ class Bundle:
         A restore, or a fresh start, takes its limits from there. As the runtime's own update reads
         it, what is null, zero or empty is no change.
         """
-        linux = self.config.setdefault("linux", {})
+        config = self.config
+        linux = config.setdefault("linux", {})
         linux["resources"] = _merged(linux.get("resources") or {}, resources)
-        self._write()
+        self._write(config)
 
-    def _write(self) -> None:
+    @property
+    def _kept(self) -> _Kept:
+        if self._found is None:
+            self._found = _Kept.of(self.config)
+        return self._found
+
+    def _write(self, config: dict[str, Any]) -> None:
         file = self.path / "config.json"
         fresh = file.with_suffix(".json.new")
         mode = file.stat().st_mode & 0o777
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-        with os.fdopen(descriptor, "w") as out:
-            json.dump(self.config, out, separators=(",", ":"))
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(json.dumps(config, separators=(",", ":")).encode())
         fresh.rename(file)
+        self._found = _Kept.of(config)
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

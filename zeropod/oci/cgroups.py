@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
+
+from zeropod.oci import mountinfo
+
+_EXITING: Final = 0x4  # PF_EXITING
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +27,20 @@ class Cgroups:
 
     @classmethod
     def of(cls, pid: int) -> Cgroups:
-        """The cgroups of a live process. Raises FileNotFoundError when it is gone."""
+        """The cgroups of a live process. Raises FileNotFoundError when it is gone.
+
+        One that is about to end counts as gone, for it is shown at the root of every v1 hierarchy.
+        """
         unified, v1 = None, {}
         mounts = _mounts()
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        try:
+            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+            flags = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[6])
+        except ProcessLookupError as error:
+            raise FileNotFoundError(*error.args) from error
+        if flags & _EXITING:
+            raise FileNotFoundError(errno.ESRCH, f"process {pid} is ending")
+        for line in lines:
             _, controllers, path = line.split(":", 2)
             for controller in controllers.split(","):
                 root = mounts.get(controller)
@@ -57,23 +72,15 @@ class Cgroups:
 
 @cache
 def _mounts() -> dict[str, Path]:
-    """Those of this mount namespace; a node's cgroup mounts never change."""
-    return parse_mounts(Path("/proc/self/mountinfo").read_text())
-
-
-def parse_mounts(mountinfo: str) -> dict[str, Path]:
-    """Controller → mount point; "" is the unified hierarchy."""
+    """Controller → mount point; "" is the unified hierarchy. They never change on a node."""
     found: dict[str, Path] = {}
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        point = Path(before.split()[4])
-        kind, _, options = after.split(" ", 2)
-        if kind == "cgroup2":
-            found.setdefault("", point)
-        elif kind == "cgroup":
-            for option in options.split(","):
+    for mount in mountinfo.entries(type="cgroup"):
+        if mount.type == "cgroup2":
+            found.setdefault("", Path(mount.point))
+        elif mount.type == "cgroup":
+            for option in mount.options.split(","):
                 if option.startswith("name=") or option in _CONTROLLERS:
-                    found.setdefault(option, point)
+                    found.setdefault(option, Path(mount.point))
     return found
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from zeropod.errors import RuntimeFailed
-from zeropod.oci import syscalls
+from zeropod.oci import mountinfo, syscalls
 
 _PAGE: Final = 4096
 
@@ -131,9 +131,8 @@ def unmount_all(target: Path) -> None:
 def mounts_below(directory: Path) -> list[Path]:
     """The mount points below a directory, the deepest first; one twice where two are stacked."""
     prefix = f"{directory}/"
-    fields = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    points = [unescape(field[4]) for field in fields]
-    return [Path(p) for p in sorted(points, key=len, reverse=True) if p.startswith(prefix)]
+    points = [entry.point for entry in mountinfo.entries() if entry.point.startswith(prefix)]
+    return [Path(point) for point in sorted(points, key=len, reverse=True)]
 
 
 def unmount_below(directory: Path, keep: Collection[Path] = ()) -> None:
@@ -141,13 +140,6 @@ def unmount_below(directory: Path, keep: Collection[Path] = ()) -> None:
     for point in mounts_below(directory):
         if point not in keep:
             unmount_all(point)
-
-
-def unescape(field: str) -> str:
-    """A field of mountinfo as it is."""
-    for octal, plain in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
-        field = field.replace(octal, plain)
-    return field
 
 
 def _mount(mount: Mount, target: Path) -> None:

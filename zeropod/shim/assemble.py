@@ -20,6 +20,7 @@ from zeropod._fastpath._command import set_open_files
 from zeropod.config import NodeSettings
 from zeropod.container.pod import Pod
 from zeropod.container.scaler import make_scaler
+from zeropod.oci.joined import Host
 from zeropod.shim.bootstrap import ShimSocket, claim
 from zeropod.shim.main import Shim
 from zeropod.task.events import Publisher
@@ -59,7 +60,8 @@ async def _serve(shim: Shim, ready: Callable[[], None]) -> None:
         emit=publisher.publish,
         make_scaler=make_scaler,
     )
-    server = Server(TaskService(pod, registry, stop.set).handlers())
+    host = Host(shim.id, shim.socket.path)
+    server = Server(TaskService(pod, registry, stop.set, host=host).handlers())
     await server.serve(shim.socket.listening)
     status = Server(StatusService(registry, pod.feed).handlers())
     status_socket = _claim_status(Path(shim.socket.path))

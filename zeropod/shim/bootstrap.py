@@ -69,7 +69,7 @@ class ShimSocket:
     def withdraw(self) -> None:
         """Take the name away, so that a later start makes a shim of its own. Idempotent."""
         path = Path(self.path)
-        with _alone(path.parent), contextlib.suppress(FileNotFoundError):
+        with alone(path.parent), contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == self._inode:
                 path.unlink()
 
@@ -81,7 +81,7 @@ class ShimSocket:
 def claim(path: Path) -> ShimSocket | None:
     """A listening socket there, root only; None if a living shim has it already."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(path.parent):
+    with alone(path.parent):
         if served(path):
             return None
         path.unlink(missing_ok=True)
@@ -102,13 +102,14 @@ def remove_dead(path: Path) -> None:
     """Remove the name of a shim that is no more."""
     if not path.parent.is_dir():
         return
-    with _alone(path.parent):
+    with alone(path.parent):
         if not served(path):
             path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a directory."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -144,34 +145,22 @@ def params(invocation: Invocation) -> BootstrapParams | None:
     return found if named == (invocation.id, invocation.namespace) else None
 
 
-def answer(path: Path, environ: Mapping[str, str], *, modern: bool = False) -> bytes:
+def answer(
+    path: Path, environ: Mapping[str, str], *, modern: bool = False, joins: bool = False
+) -> bytes:
     """What `start` prints, in the caller's form. Every shim serves versions 2 and 3 of the service.
 
     ``modern``: to one that has sent bootstrap parameters, their result. Else as JSON with version 3
-    where MAX_SHIM_VERSION says that this is understood, or the plain address, which every
-    containerd takes for version 2. containerd 1.7 to 2.2 set it to 2, and 1.7 refuses 3.
+    where this is understood: MAX_SHIM_VERSION says so, or ``joins`` (see caller.py). Else the plain
+    address, which every containerd takes for version 2.
     """
     address = f"unix://{path}"
     if modern:
         return BootstrapResult(version=3, address=address, protocol="ttrpc").SerializeToString()
     known = environ.get("MAX_SHIM_VERSION", "")
-    if known.isdecimal() and int(known) >= 3:
+    if joins or (known.isdecimal() and int(known) >= 3):
         return json.dumps({"version": 3, "address": address, "protocol": "ttrpc"}).encode()
     return address.encode()
-
-
-def write_address(bundle: str, path: Path) -> None:
-    """Note the address in the bundle, where `delete` finds it after the shim's death."""
-    (Path(bundle) / "address").write_text(f"unix://{path}")
-
-
-def read_address(bundle: str) -> Path | None:
-    """The socket noted in a bundle."""
-    try:
-        address = (Path(bundle) / "address").read_text()
-    except OSError:
-        return None
-    return Path(address.removeprefix("unix://")) if address.startswith("unix:///") else None
 
 
 def shim_cgroup(invocation: Invocation, given: BootstrapParams | None) -> str:

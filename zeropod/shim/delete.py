@@ -2,8 +2,8 @@
 
 Works alone, with nothing but the bundle: the runtime's own removal first, then what it cannot know
 of. Helpers of the dead shim (a runtime or CRIU in the middle of something) carry its mark in their
-environment; processes of the container are in its cgroup. Every step is tried, whatever the one
-before it said.
+environment; processes of the container are in its cgroup. The containers that have joined the dead
+shim of a sandbox are taken away with it. Every step is tried, whatever the one before it said.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,7 @@ from zeropod.api.task_pb2 import DeleteResponse
 from zeropod.checkpoint.image import sweep
 from zeropod.config import NodeSettings
 from zeropod.errors import RuntimeFailed
+from zeropod.oci import joined
 from zeropod.oci.bundle import Bundle
 from zeropod.oci.mounts import unmount_all, unmount_below
 from zeropod.oci.runtime import DEFAULT_ROOT, RuntimeOptions
@@ -42,18 +43,11 @@ def delete(invocation: Invocation) -> bytes:
     """Clean up and return the DeleteResponse that `delete` prints."""
     bundle = Path(invocation.bundle)
     failures: list[str] = []
-
-    def attempt(step: Callable[[], None]) -> None:
-        try:
-            step()
-        except Exception as error:
-            failures.append(f"{step.__name__}: {error}")
-
     dead = False  # a living shim has lost this container only
 
     def helpers() -> None:
         nonlocal dead
-        socket_path = bootstrap.read_address(str(bundle)) or _socket_path(invocation)
+        socket_path = joined.read_address(bundle) or _socket_path(invocation)
         if bootstrap.served(socket_path):
             return
         dead = True
@@ -61,45 +55,80 @@ def delete(invocation: Invocation) -> bytes:
         bootstrap.remove_dead(socket_path)
         bootstrap.remove_dead(status.socket_path(socket_path))
 
-    def filters() -> None:
-        if dead:
-            clear_filters(bundle)
-
-    def runtime_mounts() -> None:
-        if dead:  # the runtime removes its directory, and what a killed one has bound there
-            unmount_below(_state(invocation, bundle))
-            unmount_all(bundle / "rootfs")
-
-    def runtime() -> None:
-        _delete_with_runtime(invocation, bundle)
-
-    def leftovers() -> None:
-        for _ in range(10):  # what is forked meanwhile is met again
-            if not (found := _cgroup_processes(_cgroups_path(bundle))):
-                return
-            kill_all(found)
-
-    def cgroups() -> None:
-        """Those of a runtime that was killed before it had written down what it made."""
-        for folder in _cgroups(_cgroups_path(bundle)):
-            for below, _, _ in os.walk(folder, topdown=False):
-                os.rmdir(below)  # noqa: PTH106
-
-    def rootfs() -> None:
-        unmount_all(bundle / "rootfs")
-
     def images() -> None:
-        root = Path(NodeSettings.load().image_root)
-        unmount_below(root / f"{invocation.namespace}.{invocation.id}")
-        sweep(str(root))
+        sweep(NodeSettings.load().image_root)
 
-    for step in (helpers, filters, runtime_mounts, runtime, leftovers, cgroups, rootfs, images):
-        attempt(step)
+    _attempt(helpers, failures)
+    if dead:
+        for note, own in joined.noted(bundle):  # which containerd may not execute a delete for
+            _clear(invocation.namespace, own.name, note, own, failures, dead=True)
+    _clear(invocation.namespace, invocation.id, bundle, bundle, failures, dead=dead)
+    _attempt(images, failures)
     for failure in failures:
         os.write(2, f"delete {invocation.id}: {failure}\n".encode())
     response = DeleteResponse(pid=_init_pid(bundle), exit_status=_EXIT_STATUS)
     response.exited_at.FromNanoseconds(time.time_ns())
     return response.SerializeToString()
+
+
+def _clear(
+    namespace: str, id: str, note: Path, bundle: Path, failures: list[str], *, dead: bool
+) -> None:
+    """Take away one container.
+
+    ``note``: where its config.json and its runtime's options are, the bundle or a note of it.
+    ``dead``: its shim is.
+    """
+    rootfs = bundle / "rootfs"
+
+    def filters() -> None:
+        clear_filters(note)
+
+    def runtime_mounts() -> None:
+        """The runtime removes its directory, and what a killed one has bound there."""
+        unmount_below(_state(namespace, id, note))
+        unmount_all(rootfs)
+
+    def runtime() -> None:
+        _delete_with_runtime(namespace, id, note)
+
+    def leftovers() -> None:
+        for _ in range(10):  # what is forked meanwhile is met again
+            if not (found := _cgroup_processes(_cgroups_path(note))):
+                return
+            kill_all(found)
+
+    def cgroups() -> None:
+        """Those of a runtime that was killed before it had written down what it made."""
+        for folder in _cgroups(_cgroups_path(note)):
+            for below, _, _ in os.walk(folder, topdown=False):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(below)  # noqa: PTH106
+
+    def mounts() -> None:
+        unmount_all(rootfs)
+        unmount_below(Path(NodeSettings.load().image_root) / f"{namespace}.{id}")
+
+    with _alone(bundle):  # that `delete` may be executed for it and for its sandbox at once
+        for step in (filters, runtime_mounts) if dead else ():
+            _attempt(step, failures)
+        for step in (runtime, leftovers, cgroups, mounts):
+            _attempt(step, failures)
+
+
+def _attempt(step: Callable[[], None], failures: list[str]) -> None:
+    try:
+        step()
+    except Exception as error:
+        failures.append(f"{step.__name__}: {error}")
+
+
+@contextlib.contextmanager
+def _alone(bundle: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as lock:
+        with contextlib.suppress(FileNotFoundError):
+            lock.enter_context(bootstrap.alone(bundle))
+        yield
 
 
 def clear_filters(bundle: Path) -> None:
@@ -133,21 +162,21 @@ def _init_pid(bundle: Path) -> int:
         return 0
 
 
-def _state(invocation: Invocation, bundle: Path) -> Path:
+def _state(namespace: str, id: str, note: Path) -> Path:
     """The runtime's own directory of the container."""
-    options = RuntimeOptions.noted(bundle)
-    return Path(options.root or DEFAULT_ROOT) / invocation.namespace / invocation.id
+    options = RuntimeOptions.noted(note)
+    return Path(options.root or DEFAULT_ROOT) / namespace / id
 
 
-def _delete_with_runtime(invocation: Invocation, bundle: Path) -> None:
-    options = RuntimeOptions.noted(bundle)
-    state = _state(invocation, bundle)
+def _delete_with_runtime(namespace: str, id: str, note: Path) -> None:
+    options = RuntimeOptions.noted(note)
+    state = _state(namespace, id, note)
     root = state.parent
     argv = [options.binary_name or "runc", "--root", str(root)]
     if options.systemd_cgroup:
         argv.append("--systemd-cgroup")
     done = subprocess.run(
-        [*argv, "delete", "--force", invocation.id],
+        [*argv, "delete", "--force", id],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=_RUNTIME_TIMEOUT_S,

@@ -21,10 +21,12 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from zeropod.errors import Unavailable, ZeropodError
-from zeropod.shim import bootstrap, delete, log, process
+from zeropod.oci import joined
+from zeropod.shim import bootstrap, caller, delete, log, process
 from zeropod.shim.invocation import Channel, Invocation
 
 NAME: Final = "containerd-shim-zeropod-v2"
@@ -126,14 +128,19 @@ def _start(invocation: Invocation, channel: Channel, owner: int, result: socket.
     group = bootstrap.group(invocation.bundle, invocation.id)
     path = bootstrap.socket_path(invocation.address, invocation.namespace, group)
     params = bootstrap.params(invocation)
-    answer = bootstrap.answer(path, invocation.environ, modern=params is not None)
+    answer = bootstrap.answer(
+        path,
+        invocation.environ,
+        modern=params is not None,
+        joins=caller.joins_itself(invocation.containerd_pid),
+    )
     cgroup = bootstrap.shim_cgroup(invocation, params)
     ttrpc_address = params.containerd_ttrpc_address if params else ""
     ttrpc_address = ttrpc_address or invocation.ttrpc_address
     debug = invocation.debug or (params is not None and params.log_level <= bootstrap.DEBUG)
     claimed = bootstrap.claim(path)
     try:
-        bootstrap.write_address(invocation.bundle, path)
+        joined.write_address(Path(invocation.bundle), path)
         if claimed is None:
             channel.answer(answer)
             return

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from zeropod.errors import InvalidArgument
+from zeropod.oci import mountinfo
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
@@ -135,17 +136,14 @@ def hierarchies() -> dict[str, Path]:
     """Controllers (``name=…``, or "" for the second version) → where they are mounted."""
     keys = _cgroups(os.getpid())
     found: dict[str, Path] = {}
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        mountpoint = Path(before.split(" ")[4])
-        if kind == "cgroup2":
-            found.setdefault("", mountpoint)
-        elif kind == "cgroup":
-            words = set(options.split(","))
+    for mount in mountinfo.entries(type="cgroup"):
+        if mount.type == "cgroup2":
+            found.setdefault("", Path(mount.point))
+        elif mount.type == "cgroup":
+            words = set(mount.options.split(","))
             for key in keys:
                 if key and set(key.split(",")) <= words:
-                    found.setdefault(key, mountpoint)
+                    found.setdefault(key, Path(mount.point))
     return found
 
 

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from zeropod.shim import process
+from zeropod.shim import caller, process
 from zeropod.shim.main import Serve, run
 from zeropod.shim.sharing import share
 
@@ -104,4 +104,5 @@ def main(path: Path, serve: Serve) -> None:
     with socket.socket(fileno=3) as listening:
         process.follow_oom_score(os.getpid(), os.getpid())
         process.set_title(os.getpid(), "zeropod-zygote")
+        caller.ask(caller.pid_of(4))
         serve_forks(listening, 4, path, serve)

@@ -26,6 +26,7 @@ from zeropod.container.events import Stdio
 from zeropod.container.pod import Pod
 from zeropod.container.process import ProcessInfo, Status
 from zeropod.errors import InvalidArgument, NotFound
+from zeropod.oci.joined import Host
 from zeropod.oci.mounts import Mount
 from zeropod.task import metrics, options
 from zeropod.task.events import timestamp
@@ -57,6 +58,7 @@ class TaskService:
 
     Args:
         shutdown: called when containerd asks for the end and no container is left.
+        host: notes the containers for a `delete` after the shim's death.
     """
 
     def __init__(
@@ -65,11 +67,13 @@ class TaskService:
         registry: Registry,
         shutdown: Callable[[], None],
         *,
+        host: Host | None = None,
         create: Create = Container.create,
     ) -> None:
         self._pod = pod
         self._registry = registry
         self._shutdown = shutdown
+        self._host = host
         self._make = create
         self._last_bundle: Path | None = None
         self._lingering: asyncio.TimerHandle | None = None
@@ -120,9 +124,11 @@ class TaskService:
         )
         self._registry.reserve(request.id)
         try:
+            if self._host is not None:
+                self._host.note(Path(request.bundle), wanted.options)
             container = await self._make(wanted, self._pod)
         except BaseException:
-            self._registry.remove(request.id)
+            self._forget(request.id, Path(request.bundle))
             raise
         self._registry.add(container)
         return pb.CreateTaskResponse(pid=container.state().pid)
@@ -135,12 +141,17 @@ class TaskService:
         container = self._registry.get(request.id)
         gone = await container.delete(request.exec_id)
         if not request.exec_id:
-            self._registry.remove(request.id)
+            self._forget(request.id, container.bundle.path)
             self._last_bundle = container.bundle.path
             self._linger()
         return pb.DeleteResponse(
             pid=gone.pid, exit_status=gone.exit.status, exited_at=timestamp(gone.exit.at_ns)
         )
+
+    def _forget(self, id: str, bundle: Path) -> None:
+        self._registry.remove(id)
+        if self._host is not None:
+            self._host.forget(bundle)
 
     def _linger(self) -> None:
         """A container is deleted, or the end was asked for while there are others.

@@ -46,6 +46,11 @@ class Rig(SimpleNamespace):
         await self.until(Phase.ASLEEP)
 
 
+async def _at_once(_pid: int, declared: frozenset[int]) -> frozenset[int]:
+    """An app that listens from the beginning."""
+    return declared
+
+
 async def make(tmp_path: Path, pid: int, **settings: object) -> Rig:
     rig = Rig()
     options = Settings(ports=(80,), scaledown_duration_ns=1, **settings)  # type: ignore[arg-type]
@@ -62,6 +67,7 @@ async def make(tmp_path: Path, pid: int, **settings: object) -> Rig:
         rig.fresh,
         open_group=open_group,
         open_store=store_below(tmp_path),
+        find_ports=_at_once,
     )
     rig.container.on_end = rig.scaler.ended
     return rig
@@ -393,10 +399,9 @@ async def test_close_at_any_moment(rig: Rig, moment: str) -> None:
 
 
 async def test_its_own_end_while_ports_are_sought(rig: Rig) -> None:
-    async def never(pid: int) -> frozenset[int]:
+    async def never(pid: int, declared: frozenset[int]) -> frozenset[int]:
         return await asyncio.get_running_loop().create_future()
 
-    rig.container.settings = Settings(ports=None, scaledown_duration_ns=1)
     rig.scaler._find_ports = never
     rig.scaler.started()
     await asyncio.wait(rig.scaler._tasks, timeout=0)

@@ -136,7 +136,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
     ) -> Box:
         path = tmp_path / f"bundle-{len(boxes)}"
         path.mkdir()
-        namespaces = [{"type": "network", "path": "/proc/self/ns/net"}]
+        namespaces = [{"type": "network", "path": "/nobody/ns/net"}]
         if pid is not None:
             namespaces.append({"type": "pid", "path": pid})
         config = {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +18,7 @@ from tests.unit.container.conftest import Make
 from zeropod.container.container import Container
 from zeropod.container.disposition import Delivery
 from zeropod.container.events import Deleted, Exited, Stdio
+from zeropod.container.oom import Oom
 from zeropod.container.phase import Phase
 from zeropod.container.process import Status
 from zeropod.container.state import State
@@ -82,6 +85,19 @@ async def test_a_runtime_that_cannot_kill_is_logged(
     assert "cgroup is frozen" in caplog.text
 
 
+async def test_the_exit_is_told_whatever_else_fails(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was lost when a cgroup vanished while it was read, as systemd's scopes do."""
+    box = await make("sh", "-c", "exit 5")
+    gone = OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+    monkeypatch.setattr(Oom, "end", Mock(side_effect=gone))
+    await box.container.start()
+    assert (await asyncio.wait_for(box.container.wait(), 30)).status == 5
+    assert box.told() == ["c1"]
+    assert "c1: at its end" in caplog.text
+
+
 async def test_an_exec_in_the_moment_of_the_end_is_killed_too(make: Make) -> None:
     """The runtime starts an exec while init ends: the kill comes after it, not before."""
     box = await make(*_FOREVER, pid=None)
@@ -141,6 +157,7 @@ async def test_delete_of_what_the_runtime_has_forgotten(make: Make) -> None:
 async def test_of_two_deletes_one_wins(make: Make) -> None:
     box = await make("true")
     await box.container.start()
+    await box.over()
     both = await asyncio.gather(
         box.container.delete(), box.container.delete(), return_exceptions=True
     )
@@ -191,6 +208,8 @@ class _Sleeper:
         self.log.append("inhibited")
         yield
         self.log.append("free")
+
+    def input_came(self) -> None: ...
 
     def signalled(self, number: int) -> None:
         self.log.append(f"signalled {number}")

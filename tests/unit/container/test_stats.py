@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -170,6 +171,35 @@ def test_no_counter_ever_goes_backwards(meter: Meter, tree: Tree) -> None:
     assert meter.read().page_faults == before.page_faults
 
 
+def test_a_cgroup_that_is_removed_while_it_is_read(
+    meter: Meter, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd removes a scope in the moment its last process ends; reads say ENODEV then."""
+    tree.used(cpu_us=900)
+    meter.read()
+
+    def gone(path: Path) -> str:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", gone)
+        assert meter.read().cpu_ns == 900_000
+
+
+def test_the_cgroups_of_a_process_that_is_ending_are_not_taken() -> None:
+    """v1 shows it at the root of every hierarchy: its usage would be the whole node's."""
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        meter = Meter()
+        meter.begin(pid)
+        assert meter.cgroups is None
+    finally:
+        os.waitpid(pid, 0)
+
+
 def test_a_live_process_is_metered() -> None:
     meter = Meter()
     meter.begin(os.getpid())
@@ -178,14 +208,3 @@ def test_a_live_process_is_metered() -> None:
     assert first > 1
     sum(range(1_000_000))
     assert meter.read().cpu_ns > first
-
-
-def test_an_oom_kill_is_remembered_over_sleeps(meter: Meter, tree: Tree) -> None:
-    assert not meter.oom_killed()  # not even the file is there
-    file = tree.path / ("memory.events" if tree.v2 else "memory.oom_control")
-    file.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n")
-    assert not meter.oom_killed()
-    file.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
-    sleep(meter, tree)
-    wake(meter, tree)
-    assert meter.oom_killed()

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +21,6 @@ from zeropod.container.phase import Phase
 from zeropod.container.process import Status
 from zeropod.container.state import State
 from zeropod.errors import IllegalTransition, RuntimeFailed
-from zeropod.oci.bundle import Bundle
 
 _FOREVER = ("sleep", "60")
 _LIMIT = {"memory": {"limit": 300 << 20}, "cpu": {"shares": 0, "cpus": ""}, "pids": None}
@@ -54,6 +52,8 @@ class _Scaler:
 
     async def kill_asleep(self, number: int) -> Delivery:
         return Delivery.DUE
+
+    def input_came(self) -> None: ...
 
     def signalled(self, number: int) -> None: ...
 
@@ -220,13 +220,3 @@ async def test_what_has_ended_is_not_updated(make: Make) -> None:
     await box.container.wait()
     with pytest.raises(IllegalTransition, match="cannot update a stopped container c1"):
         await box.container.update(_LIMIT)
-
-
-def test_the_bundle_is_written_whole(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"linux": {"resources": {"cpu": {"shares": 2}}}}')
-    (tmp_path / "config.json").chmod(0o600)
-    Bundle(str(tmp_path)).update_resources({"cpu": {"quota": 5, "shares": 0}})
-    found = json.loads((tmp_path / "config.json").read_text())
-    assert found == {"linux": {"resources": {"cpu": {"shares": 2, "quota": 5}}}}
-    assert (tmp_path / "config.json").stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -59,11 +59,9 @@ def test_answer_forms() -> None:
     path = Path("/run/containerd/s/x")
     for environ in ({}, {"MAX_SHIM_VERSION": "2"}, {"MAX_SHIM_VERSION": "many"}):
         assert bootstrap.answer(path, environ) == b"unix:///run/containerd/s/x"
-    assert json.loads(bootstrap.answer(path, {"MAX_SHIM_VERSION": "3"})) == {
-        "version": 3,
-        "address": "unix:///run/containerd/s/x",
-        "protocol": "ttrpc",
-    }
+    modern = {"version": 3, "address": "unix:///run/containerd/s/x", "protocol": "ttrpc"}
+    assert json.loads(bootstrap.answer(path, {"MAX_SHIM_VERSION": "3"})) == modern
+    assert json.loads(bootstrap.answer(path, {"MAX_SHIM_VERSION": "2"}, joins=True)) == modern
 
 
 def test_the_first_binds_and_the_second_finds_it(tmp_path: Path) -> None:
@@ -130,13 +128,6 @@ def test_the_umask_is_as_before(tmp_path: Path) -> None:
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)
-
-
-def test_address_file(tmp_path: Path) -> None:
-    assert bootstrap.read_address(str(tmp_path)) is None
-    bootstrap.write_address(str(tmp_path), Path("/run/containerd/s/x"))
-    assert (tmp_path / "address").read_text() == "unix:///run/containerd/s/x"
-    assert bootstrap.read_address(str(tmp_path)) == Path("/run/containerd/s/x")
 
 
 def invoked(stdin: bytes) -> Invocation:
