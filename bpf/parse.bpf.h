@@ -7,6 +7,7 @@
 #define ZP_TCP_SOURCE	  0
 #define ZP_TCP_DEST	  2
 #define ZP_TCP_SEQUENCE	  4
+#define ZP_TCP_OFFSET	  12
 #define ZP_TCP_FLAGS	  13
 #define ZP_TCP_CHECK	  16
 #define ZP_FLAG_SYN	  0x02
@@ -83,6 +84,20 @@ static __always_inline int parse_v6(struct __sk_buff *skb, struct packet *packet
 	__builtin_memcpy(packet->dest, &ip.daddr, 16);
 	packet->tcp = offset;
 	return parse_tcp(skb, packet);
+}
+
+/*
+ * An ACK and nothing else: a keepalive, the answer to one, or the receipt of what went the other
+ * way. A frame that was padded seems to hold something.
+ */
+static __always_inline int is_bare_ack(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u8 words;
+
+	if (packet->flags != ZP_FLAG_ACK ||
+	    bpf_skb_load_bytes(skb, packet->tcp + ZP_TCP_OFFSET, &words, 1) < 0)
+		return 0;
+	return skb->len <= packet->tcp + (words >> 4) * 4;
 }
 
 /* Return: 1 for TCP, 0 for what is not ours, minus the counter of an unusual exit. */

@@ -8,7 +8,8 @@
  * awake or asleep, until the connection is opened anew. Anybody can send opening packets, so they
  * are remembered in a map that forgets the oldest; the activator moves what it has accepted into
  * one that forgets nothing. Awake, a packet is only looked at: its port's time of last activity is
- * stamped, and it passes.
+ * stamped, and it passes. A bare ACK of a redirected connection is no activity: the activator's
+ * keepalives, of which the app knows nothing, would keep it awake.
  *
  * On lo a packet meets the egress program first, then the ingress program. Ingress changes
  * destination ports only and egress source ports only, so none is changed twice.
@@ -112,6 +113,37 @@ static __always_inline void flow_of(struct zp_flow *flow, const struct packet *p
 	flow->local_port_be = packet->dest_be;
 }
 
+/* Whether a remembered connection is there: the kernel answers a SYN that claims to open it anew.
+ */
+static __always_inline int is_alive(struct __sk_buff *skb, const struct zp_flow *flow,
+				    __be16 activator_be)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *found;
+	__u32 size, state;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		__builtin_memcpy(&tuple.ipv4.saddr, flow->remote + 12, 4);
+		__builtin_memcpy(&tuple.ipv4.daddr, flow->local + 12, 4);
+		tuple.ipv4.sport = flow->remote_port_be;
+		tuple.ipv4.dport = activator_be;
+		size = sizeof(tuple.ipv4);
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, flow->remote, 16);
+		__builtin_memcpy(tuple.ipv6.daddr, flow->local, 16);
+		tuple.ipv6.sport = flow->remote_port_be;
+		tuple.ipv6.dport = activator_be;
+		size = sizeof(tuple.ipv6);
+	}
+	found = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!found)
+		return 0;
+	state = found->state;
+	bpf_sk_release(found);
+	return state == BPF_TCP_ESTABLISHED || state == BPF_TCP_FIN_WAIT1 ||
+	       state == BPF_TCP_FIN_WAIT2 || state == BPF_TCP_CLOSE_WAIT;
+}
+
 static __always_inline struct zp_route *route_of(const struct zp_flow *flow)
 {
 	struct zp_route *route = bpf_map_lookup_elem(&flows, flow);
@@ -130,6 +162,10 @@ static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packe
 		return PASS;
 	}
 	if (known && known->isn_be == route.isn_be) {
+		count(ZP_COUNT_FLOW_IN);
+		return to_activator(skb, packet, known->activator_port_be);
+	}
+	if (known && is_alive(skb, flow, known->activator_port_be)) {
 		count(ZP_COUNT_FLOW_IN);
 		return to_activator(skb, packet, known->activator_port_be);
 	}
@@ -178,8 +214,9 @@ int zp_ingress(struct __sk_buff *skb)
 	flow_of(&flow, &packet);
 	if ((packet.flags & (ZP_FLAG_SYN | ZP_FLAG_ACK)) == ZP_FLAG_SYN)
 		return open_flow(skb, &packet, port, &flow);
-	touch(port, skb);
 	route = route_of(&flow);
+	if (!route || !is_bare_ack(skb, &packet))
+		touch(port, skb);
 	if (!route)
 		return PASS;
 	count(ZP_COUNT_FLOW_IN);
@@ -209,7 +246,7 @@ int zp_egress(struct __sk_buff *skb)
 	if (!app_be)
 		return PASS;
 	port = bpf_map_lookup_elem(&ports, app_be);
-	if (port)
+	if (port && !is_bare_ack(skb, &packet))
 		touch(port, skb);
 	count(ZP_COUNT_FLOW_OUT);
 	return rewrite(skb, packet.tcp, ZP_TCP_SOURCE, packet.source_be, *app_be);

@@ -57,7 +57,8 @@ static int flow_of(struct zp_conn *conn)
 	return 0;
 }
 
-static void tune(int fd)
+/* A client that has vanished is noticed; its keepalives are no activity to the BPF programs. */
+static void tune_client(int fd)
 {
 	int one = 1, idle_s = 60, interval_s = 15, count = 4;
 
@@ -251,7 +252,7 @@ void zp_conn_accept(struct zp_port_entry *port)
 			activator->accept_ns = zp_now_ns() + ZP_RETRY_MAX;
 			return;
 		}
-		tune(fd);
+		tune_client(fd);
 		conn = conn_new(port, fd);
 		if (!conn) {
 			zp_unwatch_close(activator, fd);
@@ -311,7 +312,7 @@ void zp_conn_connect(struct zp_conn *conn)
 	struct sockaddr_storage address;
 	uint32_t mark = ZP_MARK;
 	socklen_t size = 0;
-	int r;
+	int one = 1, r;
 
 	r = app_address(conn, &address, &size);
 	if (r < 0) {
@@ -322,7 +323,7 @@ void zp_conn_connect(struct zp_conn *conn)
 			    &conn->app_fd);
 	if (r < 0)
 		return; /* stays held, and is tried again */
-	tune(conn->app_fd);
+	setsockopt(conn->app_fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	/* Without the mark it would be redirected to us. */
 	r = setsockopt(conn->app_fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
 	if (r == 0)

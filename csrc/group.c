@@ -26,8 +26,7 @@
 #include "internal.h"
 #include "netns.h"
 
-#define LISTEN_BACKLOG	4096
-#define UNKNOWN_BACKLOG 128
+#define LISTEN_BACKLOG 4096
 
 enum verb { VERB_HOLD, VERB_ARM, VERB_FIRE, VERB_DISARM, VERB_AWAKE, VERB_DROP, VERBS };
 
@@ -162,9 +161,10 @@ static bool connect_port(struct zp_group *group, struct zp_port_entry *port, uin
 	bool begun = false, crowded = false;
 	long left;
 
-	if (zp_diag_listener(activator->diag_fd, port->port, &listener) < 0)
-		listener = (struct zp_listener){.sockets = 1, .backlog = UNKNOWN_BACKLOG};
-	if (listener.sockets == 0)
+	/* Without an answer (no memory, say) nothing is known: asked again, until the time is up.
+	 */
+	if (zp_diag_listener(activator->diag_fd, port->port, &listener) < 0 ||
+	    listener.sockets == 0)
 		return false;
 	if (!port->listens_since_ns)
 		port->listens_since_ns = now_ns;

@@ -84,7 +84,7 @@ static int attach_interface(struct zp_redirector *redirector, unsigned int ifind
 {
 	int fd, r;
 
-	if (redirector->links + 2 > ZP_MAX_LINKS || redirector->filters + 1 > ZP_MAX_LINKS)
+	if (redirector->links + 2 > ZP_MAX_LINKS || redirector->filters + 1 > ZP_MAX_LINKS / 2)
 		return -E2BIG;
 	if (!*clsact) {
 		fd = bpf_link_create(ingress_fd, (int)ifindex,
@@ -110,7 +110,7 @@ static int attach_interface(struct zp_redirector *redirector, unsigned int ifind
 }
 
 static int attach_all(struct zp_redirector *redirector, int netns_fd, struct bpf_object *object,
-		      bool clsact)
+		      bool clsact, const char **ret_step)
 {
 	struct zp_netns ns = ZP_NETNS_NONE;
 	struct if_nameindex *interfaces;
@@ -131,6 +131,8 @@ static int attach_all(struct zp_redirector *redirector, int netns_fd, struct bpf
 	if (interfaces)
 		if_freenameindex(interfaces);
 	zp_netns_leave(&ns);
+	if (r == -E2BIG)
+		*ret_step = "attach the BPF programs to more than 8 interfaces";
 	return r;
 }
 
@@ -208,7 +210,7 @@ int zp_redirector_init(struct zp_redirector *redirector, const char *object_path
 		r = take_all(redirector, object);
 	if (r == 0) {
 		*ret_step = "attach the BPF programs to the pod's interfaces";
-		r = attach_all(redirector, netns_fd, object, force_clsact);
+		r = attach_all(redirector, netns_fd, object, force_clsact, ret_step);
 	}
 	bpf_object__close(object);
 	if (r < 0)

@@ -11,6 +11,8 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -89,6 +91,24 @@ static void come_again(struct zp_conn *conn, uint64_t at_ns)
 		activator->again_ns = at_ns;
 }
 
+/* Has a socket that has sent its end of file, and was sent none, been reset since? */
+static bool was_reset(int fd)
+{
+	struct tcp_info info;
+	socklen_t size = sizeof(info);
+
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+	       info.tcpi_state == TCP_CLOSE;
+}
+
+/* Nothing is read from it any more, and where nothing is written either, no call would tell. */
+static bool half_closed_and_gone(const struct zp_conn *conn)
+{
+	return (conn->up.ended && !conn->down.shut && was_reset(conn->client_fd)) ||
+	       (conn->down.ended && !conn->up.shut && conn->down.held == 0 &&
+		was_reset(conn->app_fd));
+}
+
 /* zp_splice_pump() - move what can be moved now, for one turn. */
 void zp_splice_pump(struct zp_conn *conn)
 {
@@ -98,6 +118,10 @@ void zp_splice_pump(struct zp_conn *conn)
 	int turn;
 
 	conn->again = false;
+	if (half_closed_and_gone(conn)) {
+		zp_conn_close(conn, true);
+		return;
+	}
 	for (turn = 0; turn < TURN_LIMIT; turn++) {
 		up = move_half(activator, &conn->up, conn->client_fd, conn->app_fd);
 		down = move_half(activator, &conn->down, conn->app_fd, conn->client_fd);

@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab import cgroups
-from lab.steps import run
+from lab import cgroups, waiting
+from lab.steps import LabError, run
 
+_OF_CGROUPS = ("cgroup_device",)
+"""They go with their cgroup, and cgroups are counted."""
 _KEYS = {"link_id": "link", "prog_id": "prog", "map_id": "map"}
 
 
@@ -40,8 +43,18 @@ def _listed() -> dict[Object, dict[str, Any]]:
     return {
         Object(kind, item["id"]): item
         for kind in _KEYS.values()
-        for item in json.loads(run(["bpftool", "--json", kind, "show"]) or "[]")
+        for item in waiting.until(f"list of BPF {kind}s", partial(_show, kind))
+        if item.get("type") not in _OF_CGROUPS
     }
+
+
+def _show(kind: str) -> list[dict[str, Any]] | None:
+    """None: one of them went away meanwhile, at which bpftool gives up."""
+    with suppress(LabError):
+        found = json.loads(run(["bpftool", "--json", kind, "show"]) or "[]")
+        assert isinstance(found, list)
+        return found
+    return None
 
 
 def _of_others(listed: Mapping[Object, Mapping[str, Any]]) -> set[Object]:

@@ -77,7 +77,8 @@ def test_container_names_choose(node: Node, make_pod: MakePod) -> None:
 
 
 def test_ports_map_decides_what_wakes(make_pod: MakePod) -> None:
-    pod = make_pod("stateful", {**FAST, "ports-map": "nginx=80;stateful=8081,8082"})
+    # Long enough for the app to begin: a port that is told it has from the start.
+    pod = make_pod("stateful", {**LONG, "ports-map": "nginx=80;stateful=8081,8082"})
     (app,) = pod.containers
     boot_id = pod.get()["boot_id"]
     app.wait_asleep()

@@ -100,3 +100,17 @@ def test_a_tuple_that_is_used_again(pod: Pod) -> None:
             pod.wait_ready()
     assert pod.activator.stats(group)["spliced"] == 1
     assert pod.starts == 1
+
+
+def test_a_forged_syn_does_not_end_a_connection(pod: Pod) -> None:
+    """Of the same ports as one that was accepted, and with another sequence number."""
+    pod.asleep("banner")
+    with pod.client.connect(POD_V4) as made, raw(pod) as forger:
+        lines = made.makefile("rb")
+        assert lines.readline() == b"220 ready\r\n"
+        pod.wait_ready()
+        forger.sendto(syn(CLIENT_V4, made.getsockname()[1], 4711), (POD_V4, 0))
+        made.sendall(b"still here\r\n")
+        assert lines.read() == b"still here\r\n"
+        lines.close()
+    assert pod.activator.counters()["flow_forgotten"] == 0

@@ -316,6 +316,9 @@ class Scaler:
                         self._stay_awake(Move.BUSY)
                         return
                 self._group.hold()
+                if not self._idle.is_due:  # somebody came between: a dump would cut him off
+                    self._stay_awake(Move.BUSY)
+                    return
                 await self._dump()
             except (ZeropodError, OSError) as error:
                 self._dump_failed(error)

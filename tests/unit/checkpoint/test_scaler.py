@@ -138,6 +138,32 @@ async def test_a_connection_during_the_dump_wakes_right_after(rig: Rig) -> None:
     assert len(rig.group.fired) == 1
 
 
+async def test_a_packet_between_the_look_and_the_hold_keeps_it_awake(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is the app's, and would not outlive the dump."""
+    hold = FakeGroup.hold
+
+    def too_late(group: FakeGroup) -> None:
+        hold(group)
+        group.last_ns = time.monotonic_ns() + 10**12
+
+    monkeypatch.setattr(FakeGroup, "hold", too_late)
+    rig.scaler.started()
+    await rig.until(Phase.AWAKE)
+    while "awake" not in rig.group.calls:
+        await rig.scaler._next()
+    assert rig.group.calls == ["hold", "awake"]
+    assert rig.scaler.phase is Phase.AWAKE
+    assert not rig.engine.dumping.is_set()
+    assert rig.container.state is State.RUNNING
+    assert not rig.scaler.history.checkpoints.errors
+    monkeypatch.undo()
+    rig.group.last_ns = 0
+    rig.scaler._on_idle()
+    await rig.until(Phase.ASLEEP)
+
+
 async def test_a_failed_dump_leaves_it_awake_and_backs_off(rig: Rig) -> None:
     rig.engine.dump = [CheckpointFailed("no", ("tail",)), CheckpointFailed("no"), None]
     await rig.asleep()

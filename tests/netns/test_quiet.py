@@ -1,0 +1,73 @@
+"""Connections over which nothing is said: they keep nobody awake, and their end is noticed."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+import pytest
+
+from lab import waiting
+from tests.netns.conftest import POD_V4, PORT, Namespace, Pod
+from zeropod._fastpath._activator import Activator, EventKind
+
+
+def reset(made: socket.socket) -> None:
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    made.close()
+
+
+def test_keepalives_of_a_spliced_connection_are_no_activity(pod: Pod) -> None:
+    group = pod.asleep("banner")
+    with pod.client.connect(POD_V4) as made:
+        lines = made.makefile("rb")
+        assert lines.readline() == b"220 ready\r\n"
+        pod.wait_ready()
+        before_ns = pod.activator.last_activity_ns(group)
+        seen = pod.activator.counters()
+        for option, value in ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1)):
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+        def kept_alive() -> bool:
+            now = pod.activator.counters()
+            return all(now[way] > seen[way] + 1 for way in ("flow_in", "flow_out"))
+
+        waiting.until("keepalives and their answers", kept_alive)
+        assert pod.activator.last_activity_ns(group) == before_ns
+        made.sendall(b"said\r\n")
+        assert lines.read() == b"said\r\n"
+        lines.close()
+    assert pod.activator.last_activity_ns(group) > before_ns
+
+
+def test_the_app_is_told_of_a_client_that_half_closed_and_is_gone(pod: Pod) -> None:
+    group = pod.group()
+    pod.activator.hold(group)
+    made = pod.client.connect(POD_V4)
+    made.sendall(b"a long question")
+    pod.wait(EventKind.PENDING)
+    with pod.here.listen(PORT) as listener:
+        pod.activator.awake(group)
+        app, _ = listener.accept()
+        with app:
+            app.settimeout(60)
+            made.shutdown(socket.SHUT_WR)
+            while app.recv(64):
+                pass
+            pod.wait_ready()
+            reset(made)
+
+            def told() -> bool:  # of a reset that comes behind an end of file
+                return app.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE
+
+            waiting.until("the reset", told)  # while it thinks, and writes nothing
+
+
+def test_more_interfaces_than_can_be_watched_are_said(wire: tuple[Namespace, Namespace]) -> None:
+    here, _ = wire
+    for number in range(4):  # two each, and eth0 and lo
+        here.run("ip", "link", "add", f"a{number}", "type", "veth", "peer", "name", f"b{number}")
+    with pytest.raises(OSError, match="more than 8 interfaces"):
+        Activator(here.fd, count_loopback=False)
