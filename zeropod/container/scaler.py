@@ -154,6 +154,8 @@ class Scaler:
     def ended(self) -> None:
         """The container has ended, whatever the reason. Idempotent."""
         self._idle.stop()
+        if self._images is not None:
+            self._images.release()
         if self.phase is Phase.FINDING:
             self._cancel_tasks()
         self._advance(Move.END)
@@ -314,6 +316,7 @@ class Scaler:
                 self._dump_failed(error)
                 return
             self._idle.forget_backoff()
+            self.reason = ""
             container.move(Verb.ASLEEP)
             self._advance(Move.DUMPED)
             self._prepare()
@@ -344,6 +347,7 @@ class Scaler:
         return self._target, self._images
 
     def _dump_failed(self, error: Exception) -> None:
+        self.reason = str(error)
         self.history.checkpoints.errors += 1
         log.error("%s: stays awake: %s", self._container.id, with_log(error))
         self._idle.back_off()
@@ -370,6 +374,13 @@ class Scaler:
             self._begin_wake().failed(unplanned(self._container.id, error))
             return
         self._group.arm(self._plan)
+        self._images.on_change(self._prepare_anew)
+
+    def _prepare_anew(self) -> None:
+        """What the images speak of is not as it was: the plan has to be another one."""
+        if self.phase is Phase.ASLEEP and self._group is not None and self._group.disarm():
+            self._close_plan()
+            self._prepare()
 
     # -- waking --------------------------------------------------------------------------------
 

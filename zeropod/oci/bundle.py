@@ -119,6 +119,13 @@ class Bundle:
                 entry["path"] = path
         self._write(config)
 
+    def set_mount_sources(self, sources: Mapping[str, str]) -> None:
+        """Have the mounts at these destinations made from other sources; atomically."""
+        config = self.config
+        for mount in config.get("mounts") or ():
+            mount["source"] = sources.get(str(mount.get("destination")), mount.get("source"))
+        self._write(config)
+
     def update_resources(self, resources: Mapping[str, Any]) -> None:
         """Write new limits (OCI LinuxResources) over those in config.json, atomically.
 

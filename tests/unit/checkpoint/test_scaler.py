@@ -12,7 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.checkpoint.fakes import FakeContainer, FakeEngine, FakeGroup, store_below
+from tests.unit.checkpoint.fakes import (
+    FakeContainer,
+    FakeEngine,
+    FakeGroup,
+    store_below,
+)
 from zeropod.config import RestoreFailure, Settings, StopAsleep
 from zeropod.container.disposition import Delivery
 from zeropod.container.phase import MOVES, Move, Phase, advance
@@ -94,6 +99,7 @@ async def rig(tmp_path: Path, init_pid: int) -> AsyncIterator[Rig]:
     await made.scaler.close()
     assert made.container.reaper.held == 0
     assert all(plan.closed for plan in made.engine.plans + made.fresh.plans)
+    assert all(held.closed for held in made.engine.held)
     if (tmp_path / "i").exists():
         assert list((tmp_path / "i").iterdir()) == []
 
@@ -496,3 +502,32 @@ async def test_traffic_during_a_pre_dump_keeps_it_awake(tmp_path: Path, init_pid
     assert [outcome for outcome, _ in rig.container.reports] == [Outcome.SCALED_DOWN]
     assert len(list((tmp_path / "i/ns.c1").glob("[0-9]*"))) == 1
     await rig.scaler.close()
+
+
+async def test_a_changed_world_means_another_plan(rig: Rig) -> None:
+    await rig.asleep()
+    (held,) = rig.engine.held
+    assert held.changed
+    held.changed()
+    assert rig.group.calls == ["hold", "arm", "disarm", "arm"]
+    first, second = rig.engine.plans
+    assert (first.closed, second.closed) == (True, False)
+    rig.group.connection()
+    held.changed()  # it has fired: the second attempt, if any, is planned anew anyway
+    await rig.until(Phase.AWAKE)
+    assert rig.group.fired == [second]
+    assert len(rig.engine.plans) == 2
+    held.changed()
+    assert rig.engine.plans[2:] == []
+
+
+async def test_why_it_stays_awake(rig: Rig) -> None:
+    rig.engine.dump = [CheckpointFailed("it holds a thing")]
+    rig.engine.go_on.clear()
+    rig.scaler.started()
+    await rig.until(Phase.DUMPING)
+    rig.engine.go_on.set()
+    await rig.until(Phase.AWAKE)
+    assert rig.scaler.reason == "it holds a thing"
+    await rig.until(Phase.ASLEEP)
+    assert rig.scaler.reason == ""
