@@ -41,6 +41,17 @@ class FakeHeld:
         self.closed = True
 
 
+class FakeReserved:
+    def __init__(self) -> None:
+        self.calls: list[str] = ["take"]
+
+    def hold(self) -> None:
+        self.calls.append("hold")
+
+    def release(self) -> None:
+        self.calls.append("release")
+
+
 class FakeEngine:
     """``dump`` and ``ends`` say how each checkpoint and each finish goes: a value or an error."""
 

@@ -16,6 +16,7 @@ from tests.unit.checkpoint.fakes import (
     FakeContainer,
     FakeEngine,
     FakeGroup,
+    FakeReserved,
     store_below,
 )
 from zeropod.config import RestoreFailure, Settings, StopAsleep
@@ -42,6 +43,7 @@ class Rig(SimpleNamespace):
     engine: FakeEngine
     fresh: FakeEngine
     group: FakeGroup
+    reserved: list[FakeReserved]
 
     async def until(self, phase: Phase) -> None:
         await self.scaler.until(phase)
@@ -62,6 +64,11 @@ async def make(tmp_path: Path, pid: int, **settings: object) -> Rig:
     options = Settings(ports=(80,), scaledown_duration_ns=1, **settings)  # type: ignore[arg-type]
     rig.container = FakeContainer(pid, options, tmp_path)
     rig.engine, rig.fresh = FakeEngine("runc"), FakeEngine("fresh")
+    rig.reserved = []
+
+    def reserve(_pid: int) -> FakeReserved:
+        rig.reserved.append(FakeReserved())
+        return rig.reserved[-1]
 
     def open_group(found: object, on_event: object) -> FakeGroup:
         rig.group = FakeGroup(on_event)  # type: ignore[arg-type]
@@ -74,6 +81,7 @@ async def make(tmp_path: Path, pid: int, **settings: object) -> Rig:
         open_group=open_group,
         open_store=store_below(tmp_path),
         find_ports=_at_once,
+        reserve=reserve,  # type: ignore[arg-type]
     )
     rig.container.on_end = rig.scaler.ended
     return rig
@@ -100,6 +108,7 @@ async def rig(tmp_path: Path, init_pid: int) -> AsyncIterator[Rig]:
     assert made.container.reaper.held == 0
     assert all(plan.closed for plan in made.engine.plans + made.fresh.plans)
     assert all(held.closed for held in made.engine.held)
+    assert all(reserved.calls[-1] == "release" for reserved in made.reserved)
     if (tmp_path / "i").exists():
         assert list((tmp_path / "i").iterdir()) == []
 
@@ -519,6 +528,30 @@ async def test_a_changed_world_means_another_plan(rig: Rig) -> None:
     assert len(rig.engine.plans) == 2
     held.changed()
     assert rig.engine.plans[2:] == []
+
+
+async def test_ports_are_held_while_it_sleeps(rig: Rig) -> None:
+    rig.engine.dump = [CheckpointFailed("not now")]
+    await rig.asleep()
+    failed, reserved = rig.reserved
+    assert failed.calls == ["take", "release"]
+    assert reserved.calls == ["take", "hold"]
+    rig.group.connection()
+    await rig.until(Phase.WAKING)
+    assert reserved.calls == ["take", "hold"]
+    await rig.until(Phase.AWAKE)
+    assert reserved.calls == ["take", "hold", "release"]
+
+
+async def test_a_fresh_start_finds_its_ports_free(rig: Rig) -> None:
+    await rig.asleep()
+    (reserved,) = rig.reserved
+    rig.engine.ends = [RestoreFailed("for good")]
+    rig.fresh.finish_go_on.clear()
+    rig.group.connection()
+    await rig.fresh.finishing.wait()
+    assert reserved.calls == ["take", "hold", "release"]
+    rig.fresh.finish_go_on.set()
 
 
 async def test_why_it_stays_awake(rig: Rig) -> None:
