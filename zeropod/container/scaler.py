@@ -395,13 +395,17 @@ class Scaler:
             self._begin_wake().failed(unplanned(self._container.id, error))
             return
         self._group.arm(self._plan)
-        self._images.on_change(self._prepare_anew)
+        self._images.on_change(self._fit)
 
-    def _prepare_anew(self) -> None:
-        """What the images speak of is not as it was: the plan has to be another one."""
-        if self.phase is Phase.ASLEEP and self._group is not None and self._group.disarm():
-            self._close_plan()
-            self._prepare()
+    def _fit(self) -> None:
+        """What the images speak of is not as it was. Nobody may fire the plan meanwhile."""
+        if not (self._target and self._images and self._group and self._plan):
+            return
+        if self.phase is Phase.ASLEEP and self._group.disarm():
+            try:
+                self.engine.fit(self._target, self._images)
+            finally:
+                self._group.arm(self._plan)
 
     # -- waking --------------------------------------------------------------------------------
 

@@ -71,6 +71,7 @@ class FakeEngine:
         self.finish_go_on.set()
         self.aborted: list[int] = []
         self.held: list[FakeHeld] = []
+        self.fitted = 0
 
     def annotations(self) -> dict[str, str]:
         return {}
@@ -96,6 +97,9 @@ class FakeEngine:
             raise self.plan_error
         self.plans.append(FakePlan(self.name))
         return self.plans[-1]
+
+    def fit(self, target: Any, images: ImageDir) -> None:
+        self.fitted += 1
 
     async def finish(self, target: Any, images: ImageDir, pid: int) -> int:
         self.finishing.set()
