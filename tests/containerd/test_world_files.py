@@ -173,8 +173,10 @@ def test_a_host_path_is_made_anew(
     data = tmp_path / "data"
 
     def make(text: str) -> None:
-        (data / "sub" / "deep").mkdir(parents=True)
-        (data / "sub" / "file").write_text(text)
+        fresh = tmp_path / "fresh"
+        (fresh / "sub" / "deep").mkdir(parents=True)
+        (fresh / "sub" / "file").write_text(text)
+        fresh.rename(data)
 
     make(OLD)
     app = Told(make_pod, {"/data": data})
