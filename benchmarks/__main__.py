@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import idle, memory, phases, probe, provenance, scaledown, start, wake
+from benchmarks import idle, many, memory, phases, probe, provenance, scaledown, start, wake
 from benchmarks.report import Report
 from lab import node as lab_node
 from lab.node import Node
@@ -17,7 +17,7 @@ from lab.steps import LabError, say
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (wake, phases, probe, start, memory, idle, scaledown)
+    for module in (wake, phases, probe, start, many, memory, idle, scaledown)
 }
 
 
