@@ -71,15 +71,12 @@ class Binds:
             if mount.get("source") and mount.get("destination")
         }
         self._points: dict[str, Bind | None] = {}
-        with Path(f"/proc/{pid}/mountinfo").open("rb") as file:
-            for line in file:
-                entry, number = mountinfo.parse(line), int(line.split(b" ", 1)[0])
-                self._points[entry.point] = None
-                if found := wanted.get(entry.point):
-                    major, minor = map(int, entry.device.split(":"))
-                    self._points[entry.point] = Bind(
-                        number, major << 20 | minor, entry.point, found[0], bundle.path / found[1]
-                    )
+        for entry in mountinfo.entries(pid):
+            self._points[entry.point] = None
+            if found := wanted.get(entry.point):
+                major, minor = map(int, entry.device.split(":"))
+                device, source = major << 20 | minor, bundle.path / found[1]
+                self._points[entry.point] = Bind(entry.id, device, entry.point, found[0], source)
 
     def __iter__(self) -> Iterator[Bind]:
         return (bind for bind in self._points.values() if bind is not None)
