@@ -5,5 +5,7 @@ from __future__ import annotations
 import hypothesis
 
 # An example that a busy machine makes slow is no failure; pytest's own timeout finds what hangs.
-hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("busy")

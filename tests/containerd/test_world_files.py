@@ -51,17 +51,12 @@ class Volume:
 Log = Callable[[], str]
 
 
-def noticed(log: Log, *paths: str) -> None:
-    """Wait until the shim has seen that these are gone or moved.
+def noticed(log: Log, *said: str) -> None:
+    """Wait until the shim has seen what it says of these.
 
     A name that somebody else has taken in the very moment of the wake-up is opened as it is.
     """
-
-    def all_of_them() -> bool:
-        lines = [line for line in log().splitlines() if "gone or moved in its sleep" in line]
-        return all(any(path in line for line in lines) for path in paths)
-
-    waiting.until(f"notice of {paths}", all_of_them, 60)
+    waiting.until(f"notice of {said}", lambda: all(map(log().__contains__, said)), 120)
 
 
 OPEN = """
@@ -143,7 +138,9 @@ def test_a_volume_that_changes_often_costs_nothing(
     assert app.do("seen()") == (OLD, OLD, "19\n")
 
 
-def test_a_sub_path_keeps_its_file(no_leaks: None, make_pod: MakePod, tmp_path: Path) -> None:
+def test_a_sub_path_keeps_its_file(
+    no_leaks: None, make_pod: MakePod, tmp_path: Path, log: Log
+) -> None:
     """A mount of one file: its source is removed, or another one takes its name."""
     gone, replaced, rewritten = (tmp_path / name for name in ("gone", "replaced", "rewritten"))
     for file in (gone, replaced, rewritten):
@@ -162,6 +159,7 @@ def test_a_sub_path_keeps_its_file(no_leaks: None, make_pod: MakePod, tmp_path: 
     (tmp_path / "fresh").write_text(NEW)
     (tmp_path / "fresh").rename(replaced)
     rewritten.write_text(NEW)
+    noticed(log, "source of /etc/replaced, is gone")
     for _ in range(2):
         assert app.do("seen('gone')") == (OLD, OLD)
         assert app.do("seen('replaced')") == (OLD, OLD)
@@ -169,12 +167,16 @@ def test_a_sub_path_keeps_its_file(no_leaks: None, make_pod: MakePod, tmp_path: 
         app.sleep()
 
 
-def test_a_host_path_is_made_anew(no_leaks: None, make_pod: MakePod, tmp_path: Path) -> None:
+def test_a_host_path_is_made_anew(
+    no_leaks: None, make_pod: MakePod, tmp_path: Path, log: Log
+) -> None:
     data = tmp_path / "data"
 
     def make(text: str) -> None:
-        (data / "sub" / "deep").mkdir(parents=True)
-        (data / "sub" / "file").write_text(text)
+        fresh = tmp_path / "fresh"
+        (fresh / "sub" / "deep").mkdir(parents=True)
+        (fresh / "sub" / "file").write_text(text)
+        fresh.rename(data)
 
     make(OLD)
     app = Told(make_pod, {"/data": data})
@@ -192,7 +194,9 @@ def test_a_host_path_is_made_anew(no_leaks: None, make_pod: MakePod, tmp_path: P
     )
     app.sleep()
     shutil.rmtree(data)
+    noticed(log, "source of /data, is gone", "/data/sub/file is gone")
     make(NEW)
+    noticed(log, "source of /data, is there again")
     assert app.do("seen()") == (OLD, NEW, ["sub"])
     app.do("log.write('still there'); log.flush(); os.listdir(deep), os.getcwd()")
     app.sleep()
@@ -243,7 +247,7 @@ def test_files_of_a_volume_are_changed_by_others(
     (tmp_path / "renamed").write_text(NEW)
     (tmp_path / "fresh").write_text(NEW)
     (tmp_path / "fresh").rename(tmp_path / "replaced")
-    noticed(log, "/shared/renamed", "/shared/replaced")
+    noticed(log, "/shared/renamed has moved", "/shared/replaced is gone")
     seen = app.do(f"[seen(name) for name in {names}]")
     assert seen == [OLD + NEW, "", OLD, OLD, OLD]
     app.do("log.write('more'); log.flush()")
@@ -263,7 +267,8 @@ def test_a_large_mapping_is_replaced(
     app.do(
         """
         import hashlib, mmap
-        mapped = mmap.mmap(open("/models/model", "rb").fileno(), 0, prot=mmap.PROT_READ)
+        with open("/models/model", "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         def digest():
             return hashlib.sha256(mapped).hexdigest()
         """
@@ -272,7 +277,7 @@ def test_a_large_mapping_is_replaced(
     app.sleep()
     (tmp_path / "fresh").write_bytes(os.urandom(1 << 20))
     (tmp_path / "fresh").rename(model)
-    noticed(log, "/models/model")
+    noticed(log, "/models/model is gone")
     assert app.do("digest()") == before
     app.sleep()
     assert app.do("digest()") == before

@@ -46,6 +46,14 @@ _REMEDIES: Final = (
     ("io_uring", "the app uses io_uring, which CRIU cannot dump"),
     ("proto 262", "the app uses MPTCP, which CRIU cannot dump (Go: GODEBUG=multipathtcp=0)"),
     ("protocol 262", "the app uses MPTCP, which CRIU cannot dump (Go: GODEBUG=multipathtcp=0)"),
+    (
+        "SysVIPC shmem",
+        "the app has System V shared memory attached, in the IPC namespace of its pod",
+    ),
+    (
+        "External socket is used",
+        "the app is connected to a unix socket outside of its container",
+    ),
     ("Can't get rlimit", "CAP_SYS_RESOURCE is missing to dump processes that are not root's"),
     ("No space left", "the disk of the images is full"),
 )

@@ -65,6 +65,9 @@ class FreshEngine:
         argv = self._runtime.argv("run", log, *rest, target.id)
         return RestorePlan(argv, env=dict(os.environ), cwd=str(path), stdio=stdio)
 
+    def fit(self, target: Target, images: ImageDir) -> None:
+        """There is nothing that could not fit."""
+
     async def finish(self, target: Target, images: ImageDir, pid: int) -> int:
         with self._reaper.command():
             try:

@@ -57,6 +57,7 @@ class Held:
         self._opened: list[Opened] = []
         self._applied = Changes()
         self._copies: dict[str, Path] = {}
+        self._sources: dict[str, str] = {}
         self._distrusted = False
         self._inotify = -1
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,8 +74,10 @@ class Held:
             for bind in binds:
                 root = f"/proc/{init_pid}/root{bind.point}"
                 made._roots.append((bind, os.open(root, os.O_PATH | os.O_CLOEXEC)))
+                made._sources[bind.destination] = str(bind.source)
             most = min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
             made._opened += look(pids, binds, most)
+            made._listen()
         except BaseException:
             made.close()
             raise
@@ -92,8 +95,10 @@ class Held:
             return False
         ghosts.apply(self._images, self._images.parent / "dumped", changes)
         self._applied = changes
-        if told := [*changes.gone, *changes.moved]:
-            log.info("%s: gone or moved in its sleep: %s", self._bundle.path.name, ", ".join(told))
+        told = [f"{path} is gone" for path in changes.gone]
+        told += [f"{path} has moved to {new}" for path, new in changes.moved.items()]
+        if told:
+            log.info("%s: in its sleep %s", self._bundle.path.name, ", ".join(told))
         return True
 
     def distrust(self) -> None:
@@ -101,15 +106,10 @@ class Held:
         self._distrusted = True
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Call ``changed`` after something has. Once at a time; does nothing the second time."""
-        if self._inotify >= 0:
-            return
-        self._loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError):  # a limit of the kernel's: see above
-            self._inotify = syscalls.inotify_init()
-            for fd in self._fds():
-                syscalls.inotify_add(self._inotify, f"/proc/self/fd/{fd}", _GONE)
-        self._loop.add_reader(self._inotify, self._on_change, changed)
+        """Call ``changed`` after something has, from `take` on. Does nothing the second time."""
+        if self._loop is None and self._inotify >= 0:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._inotify, self._on_change, changed)
 
     def close(self) -> None:
         """Let go of everything. Idempotent."""
@@ -128,6 +128,14 @@ class Held:
 
     def _fds(self) -> list[int]:
         return [fd for _, fd in self._roots] + [opened.fd for opened in self._opened]
+
+    def _listen(self) -> None:
+        try:
+            self._inotify = syscalls.inotify_init()
+            for fd in self._fds():
+                syscalls.inotify_add(self._inotify, f"/proc/self/fd/{fd}", _GONE)
+        except OSError as error:  # a limit of the kernel's
+            log.warning("%s: not all changes are seen: %s", self._bundle.path.name, error.strerror)
 
     def _on_change(self, changed: Callable[[], None]) -> None:
         """At once, and what comes soon after it together."""
@@ -183,18 +191,27 @@ class Held:
 
     def _fit_mounts(self) -> None:
         """Each mount has a source that is there, in config.json."""
-        wanted: dict[str, str] = {}
+        wanted = dict(self._sources)
         for bind, fd in self._roots:
             then = os.fstat(fd)
             now = _stat(bind.source, follow=True)
             regular = stat.S_ISREG(then.st_mode)
             if now is not None and (not regular or _same(now, then)):
                 wanted[bind.destination] = str(bind.source)
-            elif regular or stat.S_ISDIR(then.st_mode):
+            elif regular or stat.S_ISDIR(then.st_mode):  # nothing can stand in for a device
                 wanted[bind.destination] = str(self._copy(bind, fd, then))
                 if now is None:
                     self._await(bind.source)
+        if wanted == self._sources:
+            return
         self._bundle.set_mount_sources(wanted)
+        name = self._bundle.path.name
+        for bind, _ in self._roots:
+            source = wanted[bind.destination]
+            if source != self._sources[bind.destination]:
+                state = "there again" if source == str(bind.source) else "gone or replaced"
+                log.info("%s: %s, source of %s, is %s", name, bind.source, bind.point, state)
+        self._sources = wanted
 
     def _copy(self, bind: Bind, fd: int, then: os.stat_result) -> Path:
         """What stands in for a mount's source; made once."""
@@ -216,8 +233,6 @@ class Held:
             shutil.rmtree(copy, ignore_errors=True)
             copy.unlink(missing_ok=True)
             raise
-        text = "%s: %s is gone or replaced; what was mounted at %s stays"
-        log.info(text, self._bundle.path.name, bind.source, bind.point)
         self._copies[bind.point] = copy
         return copy
 

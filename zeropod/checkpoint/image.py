@@ -178,7 +178,7 @@ class ImageDir:
             self._consumed = False
 
     def on_change(self, changed: Callable[[], None]) -> None:
-        """Call ``changed`` when a plan should be made anew, for the world has changed."""
+        """Call ``changed`` when something that they speak of has changed."""
         if self.held is not None:
             self.held.watch(changed)
 

@@ -65,19 +65,18 @@ class Binds:
 
     def __init__(self, pid: int, bundle: Bundle) -> None:
         wanted = {
-            inside(bundle.root, str(mount.get("destination"))): mount
+            inside(bundle.root, str(mount["destination"])): (mount["destination"], mount["source"])
             for mount in bundle.config.get("mounts") or ()
             if mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or ())
+            if mount.get("source") and mount.get("destination")
         }
         self._points: dict[str, Bind | None] = {}
         for entry in mountinfo.entries(pid):
-            point = entry.point
-            self._points[point] = None
-            if mount := wanted.get(point):
+            self._points[entry.point] = None
+            if found := wanted.get(entry.point):
                 major, minor = map(int, entry.device.split(":"))
-                destination, source = str(mount["destination"]), bundle.path / str(mount["source"])
-                kernels = major << 20 | minor
-                self._points[point] = Bind(entry.id, kernels, point, destination, source)
+                device, source = major << 20 | minor, bundle.path / found[1]
+                self._points[entry.point] = Bind(entry.id, device, entry.point, found[0], source)
 
     def __iter__(self) -> Iterator[Bind]:
         return (bind for bind in self._points.values() if bind is not None)

@@ -131,8 +131,7 @@ class RuncEngine:
 
     def plan(self, target: Target, images: ImageDir, stdio: Stdio) -> RestorePlan:
         images.verify()
-        if _fit(images):
-            images.seal(target.owner)
+        self.fit(target, images)
         work = images.new_attempt()
         self._config.write_text(criu.config(_pinned(target, images)))
         argv = self._runtime.restore_argv(
@@ -152,6 +151,10 @@ class RuncEngine:
                 setns=fds,
                 ready_path=work / criu.STATS_RESTORE,
             )
+
+    def fit(self, target: Target, images: ImageDir) -> None:
+        if _fit(images):
+            images.seal(target.owner)
 
     async def finish(self, target: Target, images: ImageDir, pid: int) -> int:
         images.mark_consumed()

@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Final
 
 from zeropod.activator import ports
-from zeropod.oci import syscalls
+from zeropod.oci.network import joined
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +51,10 @@ class Bound:
 
 
 class Reserved:
-    """Of one sleep: made before the dump, held after it, released when the container is back."""
+    """Of one sleep: made before the dump, held after it, released when the container is back.
+
+    In no thread of its own, whose stack and heap a shim would keep.
+    """
 
     def __init__(self, netns: str, bound: Iterable[Bound]) -> None:
         self._netns = netns
@@ -115,25 +116,12 @@ class Reserved:
         )
 
     def _in_namespace(self, work: Callable[[], None]) -> None:
-        failure: list[OSError] = []
-
-        def run() -> None:  # in a thread, which alone moves there and ends in it
-            try:
-                namespace = os.open(self._netns, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    syscalls.setns(namespace, syscalls.CLONE_NEWNET)
-                finally:
-                    os.close(namespace)
-                work()
-            except OSError as error:
-                failure.append(error)
-
         if not self._bound:
             return
-        thread = Thread(target=run, name="reserve ports")
-        thread.start()
-        thread.join()
-        for error in failure:
+        try:
+            with joined(self._netns):
+                work()
+        except OSError as error:
             names = ", ".join(map(str, self._bound))
             log.warning("ports %s in %s: %s", names, self._netns, error)
 

@@ -161,6 +161,8 @@ class Scaler:
         """The container has ended, whatever the reason. Idempotent."""
         self._idle.stop()
         self._release_ports()
+        if self._images is not None:
+            self._images.release()
         if self.phase is Phase.FINDING:
             self._cancel_tasks()
         self._advance(Move.END)
@@ -324,6 +326,7 @@ class Scaler:
                 self._dump_failed(error)
                 return
             self._idle.forget_backoff()
+            self.reason = ""
             container.move(Verb.ASLEEP)
             self._advance(Move.DUMPED)
             self._prepare()
@@ -354,7 +357,6 @@ class Scaler:
         return self._target, self._images
 
     async def _dump(self) -> None:
-        """Take the checkpoint; what the container was bound to stays its own from then on."""
         target, images = self._look()
         if self._reserve is not None:
             self._reserved = self._reserve(target.init_pid)
@@ -369,6 +371,7 @@ class Scaler:
 
     def _dump_failed(self, error: Exception) -> None:
         self._release_ports()
+        self.reason = str(error)
         self.history.checkpoints.errors += 1
         log.error("%s: stays awake: %s", self._container.id, with_log(error))
         self._idle.back_off()
@@ -395,13 +398,17 @@ class Scaler:
             self._begin_wake().failed(unplanned(self._container.id, error))
             return
         self._group.arm(self._plan)
-        self._images.on_change(self._prepare_anew)
+        self._images.on_change(self._fit)
 
-    def _prepare_anew(self) -> None:
-        """What the images speak of is not as it was: the plan has to be another one."""
-        if self.phase is Phase.ASLEEP and self._group is not None and self._group.disarm():
-            self._close_plan()
-            self._prepare()
+    def _fit(self) -> None:
+        """What the images speak of is not as it was. Nobody may fire the plan meanwhile."""
+        if not (self._target and self._images and self._group and self._plan):
+            return
+        if self.phase is Phase.ASLEEP and self._group.disarm():
+            try:
+                self.engine.fit(self._target, self._images)
+            finally:
+                self._group.arm(self._plan)
 
     # -- waking --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A network namespace for a container that shall have one of its own.
+"""Network namespaces: one for a container that shall have its own, and a way into another one.
 
 The runtime would make one that ends with the container's processes, and none of what a restore
 brings back: runc tells CRIU to leave network devices alone. So the shim makes it and holds it, and
@@ -7,10 +7,12 @@ the runtime is told to join.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from threading import Thread
 from typing import Final
 
@@ -44,3 +46,24 @@ def new_namespace() -> int:
     if isinstance(found, OSError):
         raise found
     return found
+
+
+@contextlib.contextmanager
+def joined(path: str) -> Iterator[None]:
+    """The calling thread is in the network namespace at ``path``; what it opens there stays there.
+
+    Nothing may be awaited meanwhile. Raises OSError.
+    """
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        other = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            syscalls.setns(other, syscalls.CLONE_NEWNET)
+        finally:
+            os.close(other)
+        try:
+            yield
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNET)
+    finally:
+        os.close(own)

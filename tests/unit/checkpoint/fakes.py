@@ -27,6 +27,31 @@ class FakePlan:
         self.closed = True
 
 
+class FakeHeld:
+    """What images have held: `changed` is the world's doing."""
+
+    def __init__(self) -> None:
+        self.changed: Callable[[], None] | None = None
+        self.closed = False
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        self.changed = changed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeReserved:
+    def __init__(self) -> None:
+        self.calls: list[str] = ["take"]
+
+    def hold(self) -> None:
+        self.calls.append("hold")
+
+    def release(self) -> None:
+        self.calls.append("release")
+
+
 class FakeEngine:
     """``dump`` and ``ends`` say how each checkpoint and each finish goes: a value or an error."""
 
@@ -45,6 +70,8 @@ class FakeEngine:
         self.finish_go_on = asyncio.Event()
         self.finish_go_on.set()
         self.aborted: list[int] = []
+        self.held: list[FakeHeld] = []
+        self.fitted = 0
 
     def annotations(self) -> dict[str, str]:
         return {}
@@ -58,6 +85,8 @@ class FakeEngine:
     async def checkpoint(self, target: Any, images: ImageDir) -> None:
         self.dumping.set()
         await self.go_on.wait()
+        self.held.append(FakeHeld())
+        images.held = self.held[-1]  # type: ignore[assignment]
         (images.images / "core-1.img").write_bytes(b"x")
         images.seal()
         if self.dump and (error := self.dump.pop(0)):
@@ -68,6 +97,9 @@ class FakeEngine:
             raise self.plan_error
         self.plans.append(FakePlan(self.name))
         return self.plans[-1]
+
+    def fit(self, target: Any, images: ImageDir) -> None:
+        self.fitted += 1
 
     async def finish(self, target: Any, images: ImageDir, pid: int) -> int:
         self.finishing.set()

@@ -12,7 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.checkpoint.fakes import FakeContainer, FakeEngine, FakeGroup, store_below
+from tests.unit.checkpoint.fakes import (
+    FakeContainer,
+    FakeEngine,
+    FakeGroup,
+    FakeReserved,
+    store_below,
+)
 from zeropod.config import RestoreFailure, Settings, StopAsleep
 from zeropod.container.disposition import Delivery
 from zeropod.container.phase import MOVES, Move, Phase, advance
@@ -37,6 +43,7 @@ class Rig(SimpleNamespace):
     engine: FakeEngine
     fresh: FakeEngine
     group: FakeGroup
+    reserved: list[FakeReserved]
 
     async def until(self, phase: Phase) -> None:
         await self.scaler.until(phase)
@@ -57,6 +64,11 @@ async def make(tmp_path: Path, pid: int, **settings: object) -> Rig:
     options = Settings(ports=(80,), scaledown_duration_ns=1, **settings)  # type: ignore[arg-type]
     rig.container = FakeContainer(pid, options, tmp_path)
     rig.engine, rig.fresh = FakeEngine("runc"), FakeEngine("fresh")
+    rig.reserved = []
+
+    def reserve(_pid: int) -> FakeReserved:
+        rig.reserved.append(FakeReserved())
+        return rig.reserved[-1]
 
     def open_group(found: object, on_event: object) -> FakeGroup:
         rig.group = FakeGroup(on_event)  # type: ignore[arg-type]
@@ -69,6 +81,7 @@ async def make(tmp_path: Path, pid: int, **settings: object) -> Rig:
         open_group=open_group,
         open_store=store_below(tmp_path),
         find_ports=_at_once,
+        reserve=reserve,  # type: ignore[arg-type]
     )
     rig.container.on_end = rig.scaler.ended
     return rig
@@ -94,6 +107,8 @@ async def rig(tmp_path: Path, init_pid: int) -> AsyncIterator[Rig]:
     await made.scaler.close()
     assert made.container.reaper.held == 0
     assert all(plan.closed for plan in made.engine.plans + made.fresh.plans)
+    assert all(held.closed for held in made.engine.held)
+    assert all(reserved.calls[-1] == "release" for reserved in made.reserved)
     if (tmp_path / "i").exists():
         assert list((tmp_path / "i").iterdir()) == []
 
@@ -522,3 +537,55 @@ async def test_traffic_during_a_pre_dump_keeps_it_awake(tmp_path: Path, init_pid
     assert [outcome for outcome, _ in rig.container.reports] == [Outcome.SCALED_DOWN]
     assert len(list((tmp_path / "i/ns.c1").glob("[0-9]*"))) == 1
     await rig.scaler.close()
+
+
+async def test_a_plan_is_fitted_to_a_changed_world(rig: Rig) -> None:
+    await rig.asleep()
+    (held,) = rig.engine.held
+    assert held.changed
+    held.changed()
+    assert rig.group.calls == ["hold", "arm", "disarm", "arm"]
+    assert rig.engine.fitted == 1
+    (plan,) = rig.engine.plans
+    rig.group.connection()
+    held.changed()  # it has fired: the next attempt, if any, is fitted when it is planned
+    await rig.until(Phase.AWAKE)
+    assert rig.group.fired == [plan]
+    held.changed()
+    assert rig.engine.fitted == 1
+
+
+async def test_ports_are_held_while_it_sleeps(rig: Rig) -> None:
+    rig.engine.dump = [CheckpointFailed("not now")]
+    await rig.asleep()
+    failed, reserved = rig.reserved
+    assert failed.calls == ["take", "release"]
+    assert reserved.calls == ["take", "hold"]
+    rig.group.connection()
+    await rig.until(Phase.WAKING)
+    assert reserved.calls == ["take", "hold"]
+    await rig.until(Phase.AWAKE)
+    assert reserved.calls == ["take", "hold", "release"]
+
+
+async def test_a_fresh_start_finds_its_ports_free(rig: Rig) -> None:
+    await rig.asleep()
+    (reserved,) = rig.reserved
+    rig.engine.ends = [RestoreFailed("for good")]
+    rig.fresh.finish_go_on.clear()
+    rig.group.connection()
+    await rig.fresh.finishing.wait()
+    assert reserved.calls == ["take", "hold", "release"]
+    rig.fresh.finish_go_on.set()
+
+
+async def test_why_it_stays_awake(rig: Rig) -> None:
+    rig.engine.dump = [CheckpointFailed("it holds a thing")]
+    rig.engine.go_on.clear()
+    rig.scaler.started()
+    await rig.until(Phase.DUMPING)
+    rig.engine.go_on.set()
+    await rig.until(Phase.AWAKE)
+    assert rig.scaler.reason == "it holds a thing"
+    await rig.until(Phase.ASLEEP)
+    assert rig.scaler.reason == ""
