@@ -18,14 +18,16 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from stat import S_IFCHR
 from typing import Final
 
 from zeropod._fastpath._activator import RestorePlan
 from zeropod.checkpoint import census, criu, debris, progress
+from zeropod.checkpoint.dirty import DirtyTracking
 from zeropod.checkpoint.engine import Stdio, Target
+from zeropod.checkpoint.held import Held
 from zeropod.checkpoint.image import ImageDir
 from zeropod.checkpoint.progress import Patience
 from zeropod.errors import (
@@ -59,9 +61,32 @@ class RuncEngine:
         self._runtime = runtime
         self._reaper = reaper
         self._config = criu.config_file(bundle.path)
+        self._dirty = DirtyTracking(reaper)
 
     def annotations(self) -> Mapping[str, str]:
         return {criu.CONFIG_ANNOTATION: str(self._config)}
+
+    async def pre_dump(self, target: Target, images: ImageDir) -> None:
+        try:
+            if not await self._dirty.works(target.id):
+                return
+        except (DeadlineExceeded, OSError) as error:
+            log.warning("%s: no pre-dump: criu check: %s", target.id, error)
+            return
+        _, stopped, memory_bytes = _look(target, images)
+        work = images.make_pre_dump(target.owner)
+        options = ["--pre-dump", *_options(target)]
+        try:
+            await self._dump(target, images.pre_dump, work, options, memory_bytes)
+        except (RuntimeFailed, DeadlineExceeded) as error:
+            _let_run(target, stopped)
+            images.drop_pre_dump()
+            said = criu.reason(work / "dump.log") or error
+            log.warning("%s: the pre-dump failed, a plain dump follows: %s", target.id, said)
+            return
+        if _free_bytes(images) < memory_bytes + _SPARE_BYTES:  # all of it may have changed
+            images.drop_pre_dump()
+            log.warning("%s: no room for a pre-dump and a dump: the dump is a plain one", target.id)
 
     async def checkpoint(self, target: Target, images: ImageDir) -> None:
         if criu.find() is None:
@@ -69,21 +94,14 @@ class RuncEngine:
                 f"checkpoint {target.id}: criu is not installed or not in PATH "
                 f"({os.environ.get('PATH', '')}); install CRIU 4.2 or newer"
             )
-        stopped, memory_bytes = _look(target, images)
-        self._config.write_text(criu.config())
+        pids, stopped, memory_bytes = _look(target, images)
+        images.held = _hold(target, images, pids)
+        options = _options(target)
+        if images.parent:
+            options += ["--parent-path", images.parent]
         dump_log = images.dump / "dump.log"
         try:
-            with _shared_namespaces(target.bundle) as fds:
-                await self._runtime.checkpoint(
-                    target.id,
-                    target.bundle.path,
-                    image_path=images.images,
-                    work_path=images.dump,
-                    setns=fds,
-                    extra=_options(target),
-                    env=criu.environment(),
-                    timeout_s=_DUMP_DEADLINE_S + memory_bytes / _DUMP_BYTES_PER_S,
-                )
+            await self._dump(target, images.images, images.dump, options, memory_bytes)
         except (RuntimeFailed, DeadlineExceeded) as error:
             if not (criu.dumped(dump_log) and _ended(target.init_pid)):
                 _let_run(target, stopped)
@@ -92,10 +110,29 @@ class RuncEngine:
             log.warning("%s: after the dump: %s", target.id, error)
             with contextlib.suppress(ZeropodError, OSError):  # the images are what counts now
                 await debris.clear(target, self._runtime, images.dump, 0)
+        _fit(images)
         images.seal(target.owner)
+
+    async def _dump(
+        self, target: Target, images: Path, work: Path, options: list[str], memory_bytes: int
+    ) -> None:
+        self._config.write_text(criu.config())
+        with _shared_namespaces(target.bundle) as fds:
+            await self._runtime.checkpoint(
+                target.id,
+                target.bundle.path,
+                image_path=images,
+                work_path=work,
+                setns=fds,
+                extra=options,
+                env=criu.environment(),
+                timeout_s=_DUMP_DEADLINE_S + memory_bytes / _DUMP_BYTES_PER_S,
+            )
 
     def plan(self, target: Target, images: ImageDir, stdio: Stdio) -> RestorePlan:
         images.verify()
+        if _fit(images):
+            images.seal(target.owner)
         work = images.new_attempt()
         self._config.write_text(criu.config(_pinned(target, images)))
         argv = self._runtime.restore_argv(
@@ -130,6 +167,8 @@ class RuncEngine:
                     raise
                 if failure.retryable:
                     images.unmark()
+                    if images.held is not None:
+                        images.held.distrust()
                 raise failure from error
 
     async def abort(self, target: Target, images: ImageDir, pid: int) -> None:
@@ -186,10 +225,27 @@ def _restore_failure(
     return None
 
 
-def _look(target: Target, images: ImageDir) -> tuple[frozenset[int], int]:
+def _hold(target: Target, images: ImageDir, pids: Sequence[int]) -> Held:
+    try:
+        place = images.path.parent / "mounts"
+        return Held.take(target.bundle, pids, target.init_pid, images.images, place)
+    except OSError as error:
+        raise CheckpointFailed(f"checkpoint {target.id}: open files: {error.strerror}") from error
+
+
+def _fit(images: ImageDir) -> bool:
+    """Whether images had to be changed. Where that fails CRIU says what does not fit."""
+    try:
+        return images.held is not None and images.held.fit()
+    except (OSError, ValueError) as error:
+        log.warning("%s: is not fitted to what has changed: %s", images.path, error)
+        return False
+
+
+def _look(target: Target, images: ImageDir) -> tuple[list[int], frozenset[int], int]:
     """Raise CheckpointFailed where a dump would lose a process or does not fit on the disk.
 
-    Returns the processes that are stopped by the app's own will, and the bytes of all memory.
+    Returns all processes, those that are stopped by the app's own will, and the bytes of memory.
     """
     own = target.bundle.namespace_path("pid") == ""
     found = census.take(target.init_pid, target.cgroups, own_pid_namespace=own)
@@ -198,21 +254,24 @@ def _look(target: Target, images: ImageDir) -> tuple[frozenset[int], int]:
         raise CheckpointFailed(
             f"checkpoint {target.id}: not of init's tree, would be lost: {names}"
         )
-    disk = os.statvfs(images.path)
     memory_bytes = found.memory_bytes()
-    free, needed = disk.f_bfree * disk.f_frsize, memory_bytes + _SPARE_BYTES
+    free, needed = _free_bytes(images), memory_bytes + _SPARE_BYTES
     if free < needed:
         raise CheckpointFailed(
             f"checkpoint {target.id}: {needed >> 20} MiB are needed and {free >> 20} MiB are free "
             f"on the disk of {images.path.parent.parent}"
         )
     stopped = (member.pid for member in found.tree if _state(member.pid) == "T")
-    return frozenset(stopped), memory_bytes
+    return [member.pid for member in found.tree], frozenset(stopped), memory_bytes
+
+
+def _free_bytes(images: ImageDir) -> int:
+    disk = os.statvfs(images.path)
+    return disk.f_bfree * disk.f_frsize
 
 
 def _failed(target: Target, images: ImageDir, reason: str) -> CheckpointFailed:
-    disk = os.statvfs(images.path)
-    if disk.f_bfree * disk.f_frsize < _SPARE_BYTES // 4:
+    if _free_bytes(images) < _SPARE_BYTES // 4:
         reason = f"no space left on the disk of {images.path.parent.parent} ({reason})"
     tail = criu.log_tail(images.dump / "dump.log")
     return CheckpointFailed(f"checkpoint {target.id}: {reason}", tail)
