@@ -6,6 +6,7 @@ containerd's is written in version 2 of its format, which 1.7 and 2.x both read.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from lab import cgroups, other_containerd, paths
 from lab.container_images import PAUSE
@@ -42,9 +43,16 @@ runtime_type = "{runtime_type}"
 {more}pod_annotations = {_ANNOTATIONS}
 container_annotations = {_ANNOTATIONS}
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}.options]
-BinaryName = "{paths.TOOLS}/bin/runc"
+BinaryName = "{_runc()}"
 SystemdCgroup = {str(systemd).lower()}
 {options}"""
+
+
+def _runc() -> Path:
+    runc = paths.TOOLS / "bin/runc"
+    if cgroups.has_controllers():
+        return runc
+    return cgroups.runc_without_controllers(paths.NODE / "bin", runc)
 
 
 def _containerd(*, systemd: bool, may_lower_oom_score: bool) -> str:

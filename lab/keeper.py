@@ -86,6 +86,8 @@ class Keeper:
             (paths.STATE / name).mkdir(parents=True, exist_ok=True)
             Path(inside).mkdir(parents=True)
             run(["mount", "--bind", paths.STATE / name, inside])
+        if cgroups.v2_only():
+            cgroups.show_v2_only()
         run(["ip", "link", "set", "lo", "up"])
         settings = Path("/proc/sys/net")
         for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):

@@ -129,6 +129,8 @@ class Node:
             if self._owner:
                 self._owner.close()
                 os.waitpid(self.pid, 0)
+        if cgroups.v2_only():
+            cgroups.remove()  # the keeper did not see all of them
 
     def keep(self) -> None:
         """Let the node go on when this process ends."""

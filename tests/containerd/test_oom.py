@@ -77,6 +77,7 @@ def _ended(pod: Pod, events: Events, kills: int) -> list[str]:
     return events.of(app)
 
 
+@pytest.mark.limits
 def test_each_kill_is_told_at_once_as_the_stock_shim_does(
     no_leaks: None, node: Node, make_pod: MakePod, tmp_path: Path
 ) -> None:

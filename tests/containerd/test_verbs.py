@@ -33,6 +33,7 @@ def _update(app: Container, mib: int) -> None:
     )
 
 
+@pytest.mark.limits
 def test_limits_survive_sleeps(no_leaks: None, make_pod: MakePod) -> None:
     """Those of the start, those set awake, and those set asleep."""
     pod = make_pod("stateful", LONG, memory_limit=300 * _MIB)
@@ -93,6 +94,7 @@ def test_a_paused_container_is_stopped_and_removed(no_leaks: None, make_pod: Mak
     pod.remove()
 
 
+@pytest.mark.limits
 @pytest.mark.parametrize("handler", ["runc", "zeropod"])
 def test_out_of_memory_is_told(no_leaks: None, make_pod: MakePod, handler: str) -> None:
     pod = make_pod("stateful", FAST, handler=handler, memory_limit=60 * _MIB)

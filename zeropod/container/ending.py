@@ -44,7 +44,7 @@ class Ending:
     def publish(self, exit: Exit) -> None:
         """The container has ended. Does nothing when that was known."""
         container = self._container
-        if container.init.exit is not None:
+        if container.state_now in (State.STOPPED, State.DELETED):  # also: is about to be told
             return
         paused = container.state_now is State.PAUSED
         lived = container.state_now not in (State.SCALED_DOWN, State.WAKING)

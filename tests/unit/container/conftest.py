@@ -88,9 +88,12 @@ class Box:
     def fail(self, verb: str, text: str) -> None:
         (self.path / f"fail-{verb}").write_text(text)
 
-    def hold(self, verb: str) -> Callable[[], Any]:
-        """The next run of a verb waits. Await what is returned: it is there; then close the fd."""
-        gate = self.path / f"hold-{verb}"
+    def hold(self, verb: str, *, after: bool = False) -> Callable[[], Any]:
+        """The next run of a verb waits, before it has done its work or after it.
+
+        Await what is returned: it is there; then close the fd.
+        """
+        gate = self.path / f"hold-{'after-' if after else ''}{verb}"
         os.mkfifo(gate)
 
         async def reached() -> int:

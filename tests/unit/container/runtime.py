@@ -1,7 +1,8 @@
 """An OCI runtime without isolation: runc's command line, real processes, no root.
 
 In the bundle, `fail-<verb>` holds what a verb shall fail with, and `hold-<verb>` is a FIFO that it
-reads to the end before it begins. `calls` gets a line per run: the verb and what follows it.
+reads to the end before it begins, `hold-after-<verb>` one when its work is done. `calls` gets a
+line per run: the verb and what follows it.
 """
 
 import fcntl
@@ -36,6 +37,10 @@ def parse() -> tuple[dict[str, str], list[str]]:
 OPTIONS, (VERB, ID, *REST) = parse()
 BUNDLE = Path.cwd()
 STATE = Path(OPTIONS["--root"]) / ID
+
+
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):  # ignored where we run in background
+    signal.signal(number, signal.SIG_DFL)
 
 
 def refuse(text: str) -> None:
@@ -160,3 +165,5 @@ if (fail := BUNDLE / f"fail-{VERB}").exists():
 if VERB not in ("create", "restore") and not STATE.exists():
     refuse("container does not exist")
 globals()[VERB]()
+if (hold := BUNDLE / f"hold-after-{VERB}").exists():
+    hold.read_text()
