@@ -21,7 +21,7 @@ _LOOK = "cat /proc/self/uid_map /proc/self/gid_map; stat -c '%u:%g' /usr/bin/pyt
 
 @pytest.mark.parametrize("handler", ["runc", "zeropod-by-path"])
 def test_it_runs(no_leaks: None, make_pod: MakePod, handler: str) -> None:
-    pod = make_pod("stateful", handler=handler, user_namespace=_ROOT)
+    pod = make_pod("stateful", handler=handler, pod_spec={"user_namespace": _ROOT})
     (app,) = pod.containers
     boot_id = pod.get()["boot_id"]
     seen = app.exec("sh", "-c", _LOOK).stdout.decode().split()
@@ -39,7 +39,7 @@ async def test_it_does_not_sleep_and_says_why(
     no_leaks: None, make_pod: MakePod, node: Node
 ) -> None:
     pod = await asyncio.to_thread(
-        make_pod, "stateful", FAST, handler="zeropod-by-path", user_namespace=_ROOT
+        make_pod, "stateful", FAST, handler="zeropod-by-path", pod_spec={"user_namespace": _ROOT}
     )
     first = await asyncio.to_thread(pod.get)
     (path,) = node.path(SOCKET_ROOT).iterdir()
