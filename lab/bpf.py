@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab import cgroups
-from lab.steps import run
+from lab import cgroups, waiting
+from lab.steps import LabError, run
 
 _KEYS = {"link_id": "link", "prog_id": "prog", "map_id": "map"}
 
@@ -40,8 +41,19 @@ def _listed() -> dict[Object, dict[str, Any]]:
     return {
         Object(kind, item["id"]): item
         for kind in _KEYS.values()
-        for item in json.loads(run(["bpftool", "--json", kind, "show"]) or "[]")
+        for item in waiting.until(f"list of {kind}s", partial(_shown, kind), 30)
     }
+
+
+def _shown(kind: str) -> list[dict[str, Any]] | None:
+    """None where bpftool gave up: at an object that came or went meanwhile."""
+    try:
+        found: list[dict[str, Any]] = json.loads(run(["bpftool", "--json", kind, "show"]) or "[]")
+    except LabError as error:
+        if "can't get" in str(error):
+            return None
+        raise
+    return found
 
 
 def _of_others(listed: Mapping[Object, Mapping[str, Any]]) -> set[Object]:
