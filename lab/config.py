@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from lab import other_containerd, paths
+from lab import cgroups, other_containerd, paths
 from lab.container_images import PAUSE
 from lab.steps import write_file
 
@@ -23,7 +23,18 @@ SEARCH_PATH = f"{paths.VENV}/bin:{other_containerd.programs()}:{paths.TOOLS}/bin
 _RUNTIME = '[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}]'
 
 
-def _handler(name: str, runtime_type: str, more: str = "", *, systemd: bool = False) -> str:
+OPTIONS_ROOT = "/run/options-runc"
+_OPTIONS = f"""Root = "{OPTIONS_ROOT}"
+NoNewKeyring = true
+IoUid = 1000
+IoGid = 1001
+ShimCgroup = "/{cgroups.NAME}/shims"
+"""
+
+
+def _handler(
+    name: str, runtime_type: str, more: str = "", options: str = "", *, systemd: bool = False
+) -> str:
     """A runtime of CRI; its options reach the shim in the form that the runtime type decides."""
     return f"""
 {_RUNTIME.format(name=name)}
@@ -33,7 +44,7 @@ container_annotations = {_ANNOTATIONS}
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}.options]
 BinaryName = "{paths.TOOLS}/bin/runc"
 SystemdCgroup = {str(systemd).lower()}
-"""
+{options}"""
 
 
 def _containerd(*, systemd: bool, may_lower_oom_score: bool) -> str:
@@ -69,7 +80,10 @@ default_runtime_name = "runc"
 # Options arrive as runtimeoptions.v1.Options: TOML in config_body.
 {_handler("zeropod", "io.containerd.zeropod.v2", systemd=systemd)}
 # The same shim by path: options arrive as containerd.runc.v1.Options.
-{_handler("zeropod-by-path", "io.containerd.runc.v2", launcher, systemd=systemd)}"""
+{_handler("zeropod-by-path", "io.containerd.runc.v2", launcher, systemd=systemd)}
+# Both with more options.
+{_handler("zeropod-options", "io.containerd.zeropod.v2", options=_OPTIONS)}
+{_handler("zeropod-by-path-options", "io.containerd.runc.v2", launcher, _OPTIONS)}"""
 
 
 def _cni() -> str:

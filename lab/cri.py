@@ -104,7 +104,10 @@ class PodSpec:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
-    """What a container is made from. ``mounts`` maps paths inside to paths on the node."""
+    """What a container is made from.
+
+    ``mounts`` maps paths inside to paths on the node; ``readonly_mounts``: none may be written to.
+    """
 
     name: str
     image: str
@@ -113,6 +116,7 @@ class ContainerSpec:
     args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: Mapping[str, Path] = field(default_factory=dict)
+    readonly_mounts: bool = False
     memory_limit: int = 0
     """Bytes; 0 is none."""
     cpu_quota_us: int = 0
@@ -139,7 +143,9 @@ class ContainerSpec:
             args=self.args,
             envs=[pb.KeyValue(key=key, value=value) for key, value in self.env.items()],
             mounts=[
-                pb.Mount(container_path=inside, host_path=str(outside))
+                pb.Mount(
+                    container_path=inside, host_path=str(outside), readonly=self.readonly_mounts
+                )
                 for inside, outside in self.mounts.items()
             ],
             labels={"io.kubernetes.container.name": self.name},

@@ -159,6 +159,7 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
         binary: Path | str = "runc",
         start: bool = True,
         env: Mapping[str, str] | None = None,
+        options: Mapping[str, Any] | None = None,
         **annotations: str,
     ) -> Box:
         bundle, ticks = tmp_path / "bundle", tmp_path / "ticks"
@@ -181,7 +182,7 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
             "c1",
             str(bundle),
             Stdio(*map(str, fifos), ""),
-            RuntimeOptions(binary_name=str(binary), root="/run/runc"),
+            RuntimeOptions(**{"binary_name": str(binary), "root": "/run/runc", **(options or {})}),
         )
         container = await Container.create(request, pod)
         netns = os.open(f"/proc/{sandbox}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -51,7 +51,7 @@ def why_unknown(declared: frozenset[int]) -> str:
 def listening_ports(pids: Iterable[int]) -> frozenset[int]:
     """The TCP ports, of both families, that these processes have listening sockets on."""
     pids = tuple(pids)
-    inodes = {inode for pid in pids for inode in _socket_inodes(pid)}
+    inodes = {inode for pid in pids for inode in socket_inodes(pid)}
     for pid in pids:
         with contextlib.suppress(OSError):
             return frozenset(
@@ -73,7 +73,8 @@ def process_tree(pid: int) -> list[int]:
     return tree
 
 
-def _socket_inodes(pid: int) -> Iterator[str]:
+def socket_inodes(pid: int) -> Iterator[str]:
+    """The inodes of a process's sockets, as far as it lives."""
     with contextlib.suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):

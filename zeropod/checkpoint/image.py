@@ -8,6 +8,8 @@
           work                 logs of the dump and of each attempt to restore
           manifest.json        written last, by rename: sizes of all files, checksums of small ones
           consumed             exists from the moment a restore was begun
+          dumped               records as CRIU wrote them, where they had to be changed
+        mounts                 stand-ins for sources of mounts that are gone
         null                   the device that masks files of a restored container
         failed                 newest images that could not be restored, kept for diagnosis
 
@@ -23,10 +25,14 @@ import json
 import os
 import shutil
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from zeropod.errors import ImageCorrupt
+
+if TYPE_CHECKING:
+    from zeropod.checkpoint.held import Held
 
 _SMALL: Final = 1 << 20
 _KEEP_LIMIT: Final = 256 << 20
@@ -40,13 +46,14 @@ _Entry = tuple[int, int | None]  # size in bytes, CRC-32 of a small file
 
 
 class ImageDir:
-    """The images of one sleep."""
+    """The images of one sleep. ``held``: what they speak of and others may remove meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files: dict[str, _Entry] = {}
         self._attempts = 0
         self._consumed = False
+        self.held: Held | None = None
 
     @property
     def images(self) -> Path:
@@ -170,12 +177,25 @@ class ImageDir:
             (self.path / "consumed").unlink(missing_ok=True)
             self._consumed = False
 
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` when a plan should be made anew, for the world has changed."""
+        if self.held is not None:
+            self.held.watch(changed)
+
+    def release(self) -> None:
+        """They will not be restored any more. Idempotent."""
+        if self.held is not None:
+            self.held.close()
+            self.held = None
+
     def discard(self) -> None:
         """Remove them. Idempotent."""
+        self.release()
         shutil.rmtree(self.path, ignore_errors=True)
 
     def condemn(self) -> Path:
         """Put them out of the way, for they take long to remove. Returns what is to be removed."""
+        self.release()
         return self.path.rename(self.path.with_name(f"{_DOOMED}{self.path.name}"))
 
 
@@ -221,6 +241,7 @@ class ImageStore:
 
     def keep_failed(self, images: ImageDir) -> Path | None:
         """Keep images for diagnosis in place of those kept before. None: they are discarded."""
+        images.release()
         kept = self.path / _FAILED
         shutil.rmtree(kept, ignore_errors=True)
         if images.size_bytes > _KEEP_LIMIT:

@@ -18,7 +18,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from stat import S_IFCHR
 from typing import Final
@@ -27,6 +27,7 @@ from zeropod._fastpath._activator import RestorePlan
 from zeropod.checkpoint import census, criu, debris, progress
 from zeropod.checkpoint.dirty import DirtyTracking
 from zeropod.checkpoint.engine import Stdio, Target
+from zeropod.checkpoint.held import Held
 from zeropod.checkpoint.image import ImageDir
 from zeropod.checkpoint.progress import Patience
 from zeropod.errors import (
@@ -72,7 +73,7 @@ class RuncEngine:
         except (DeadlineExceeded, OSError) as error:
             log.warning("%s: no pre-dump: criu check: %s", target.id, error)
             return
-        stopped, memory_bytes = _look(target, images)
+        _, stopped, memory_bytes = _look(target, images)
         work = images.make_pre_dump(target.owner)
         options = ["--pre-dump", *_options(target)]
         try:
@@ -93,7 +94,8 @@ class RuncEngine:
                 f"checkpoint {target.id}: criu is not installed or not in PATH "
                 f"({os.environ.get('PATH', '')}); install CRIU 4.2 or newer"
             )
-        stopped, memory_bytes = _look(target, images)
+        pids, stopped, memory_bytes = _look(target, images)
+        images.held = _hold(target, images, pids)
         options = _options(target)
         if images.parent:
             options += ["--parent-path", images.parent]
@@ -108,6 +110,7 @@ class RuncEngine:
             log.warning("%s: after the dump: %s", target.id, error)
             with contextlib.suppress(ZeropodError, OSError):  # the images are what counts now
                 await debris.clear(target, self._runtime, images.dump, 0)
+        _fit(images)
         images.seal(target.owner)
 
     async def _dump(
@@ -128,6 +131,8 @@ class RuncEngine:
 
     def plan(self, target: Target, images: ImageDir, stdio: Stdio) -> RestorePlan:
         images.verify()
+        if _fit(images):
+            images.seal(target.owner)
         work = images.new_attempt()
         self._config.write_text(criu.config(_pinned(target, images)))
         argv = self._runtime.restore_argv(
@@ -162,6 +167,8 @@ class RuncEngine:
                     raise
                 if failure.retryable:
                     images.unmark()
+                    if images.held is not None:
+                        images.held.distrust()
                 raise failure from error
 
     async def abort(self, target: Target, images: ImageDir, pid: int) -> None:
@@ -218,10 +225,27 @@ def _restore_failure(
     return None
 
 
-def _look(target: Target, images: ImageDir) -> tuple[frozenset[int], int]:
+def _hold(target: Target, images: ImageDir, pids: Sequence[int]) -> Held:
+    try:
+        place = images.path.parent / "mounts"
+        return Held.take(target.bundle, pids, target.init_pid, images.images, place)
+    except OSError as error:
+        raise CheckpointFailed(f"checkpoint {target.id}: open files: {error.strerror}") from error
+
+
+def _fit(images: ImageDir) -> bool:
+    """Whether images had to be changed. Where that fails CRIU says what does not fit."""
+    try:
+        return images.held is not None and images.held.fit()
+    except (OSError, ValueError) as error:
+        log.warning("%s: is not fitted to what has changed: %s", images.path, error)
+        return False
+
+
+def _look(target: Target, images: ImageDir) -> tuple[list[int], frozenset[int], int]:
     """Raise CheckpointFailed where a dump would lose a process or does not fit on the disk.
 
-    Returns the processes that are stopped by the app's own will, and the bytes of all memory.
+    Returns all processes, those that are stopped by the app's own will, and the bytes of memory.
     """
     own = target.bundle.namespace_path("pid") == ""
     found = census.take(target.init_pid, target.cgroups, own_pid_namespace=own)
@@ -238,7 +262,7 @@ def _look(target: Target, images: ImageDir) -> tuple[frozenset[int], int]:
             f"on the disk of {images.path.parent.parent}"
         )
     stopped = (member.pid for member in found.tree if _state(member.pid) == "T")
-    return frozenset(stopped), memory_bytes
+    return [member.pid for member in found.tree], frozenset(stopped), memory_bytes
 
 
 def _free_bytes(images: ImageDir) -> int:

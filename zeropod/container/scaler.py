@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -35,6 +36,7 @@ from zeropod.container.idle import IdleTimer
 from zeropod.container.phase import UP, Move, Phase, advance
 from zeropod.container.process import Init
 from zeropod.container.report import History, Outcome
+from zeropod.container.reserve import Reserved
 from zeropod.container.state import Verb
 from zeropod.container.wake import Trigger, Wake, unplanned
 from zeropod.errors import (
@@ -103,6 +105,7 @@ class Scaler:
         open_group: makes the activator's group of ports. Raises ActivatorError.
         open_store: makes the container's image directory. Raises OSError.
         find_ports: the ports of a process tree, once it listens; see `ports.detect`.
+        reserve: keeps what a process tree is bound to while it sleeps.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class Scaler:
         open_group: OpenGroup,
         open_store: Callable[[], ImageStore],
         find_ports: FindPorts = ports.detect,
+        reserve: Callable[[int], Reserved] | None = None,
     ) -> None:
         self.engine = engine
         self.phase = Phase.FINDING
@@ -125,6 +129,8 @@ class Scaler:
         self._open_group = open_group
         self._open_store = open_store
         self._find_ports = find_ports
+        self._reserve = reserve
+        self._reserved: Reserved | None = None
         self._loop = asyncio.get_running_loop()
         self._idle = IdleTimer(
             self._loop,
@@ -154,6 +160,7 @@ class Scaler:
     def ended(self) -> None:
         """The container has ended, whatever the reason. Idempotent."""
         self._idle.stop()
+        self._release_ports()
         if self.phase is Phase.FINDING:
             self._cancel_tasks()
         self._advance(Move.END)
@@ -309,7 +316,7 @@ class Scaler:
                         self._stay_awake(Move.BUSY)
                         return
                 self._group.hold()
-                await self.engine.checkpoint(*self._look())
+                await self._dump()
             except (ZeropodError, OSError) as error:
                 self._dump_failed(error)
                 return
@@ -343,7 +350,22 @@ class Scaler:
             self._images = self._store.new(self._target.owner)
         return self._target, self._images
 
+    async def _dump(self) -> None:
+        """Take the checkpoint; what the container was bound to stays its own from then on."""
+        target, images = self._look()
+        if self._reserve is not None:
+            self._reserved = self._reserve(target.init_pid)
+        await self.engine.checkpoint(target, images)
+        if self._reserved is not None and self.engine is not self._fresh:
+            self._reserved.hold()
+
+    def _release_ports(self) -> None:
+        if self._reserved is not None:
+            self._reserved.release()
+            self._reserved = None
+
     def _dump_failed(self, error: Exception) -> None:
+        self._release_ports()
         self.history.checkpoints.errors += 1
         log.error("%s: stays awake: %s", self._container.id, with_log(error))
         self._idle.back_off()
@@ -370,6 +392,13 @@ class Scaler:
             self._begin_wake().failed(unplanned(self._container.id, error))
             return
         self._group.arm(self._plan)
+        self._images.on_change(self._prepare_anew)
+
+    def _prepare_anew(self) -> None:
+        """What the images speak of is not as it was: the plan has to be another one."""
+        if self.phase is Phase.ASLEEP and self._group is not None and self._group.disarm():
+            self._close_plan()
+            self._prepare()
 
     # -- waking --------------------------------------------------------------------------------
 
@@ -434,6 +463,7 @@ class Scaler:
             self._group.awake()
         took_ns = time.monotonic_ns() - started_ns
         self._discard()
+        self._release_ports()
         self._advance(Move.RESTORED)
         self._idle.touch()
         self._idle.start()
@@ -469,7 +499,8 @@ class Scaler:
         return True
 
     def _keep(self, images: ImageDir) -> None:
-        """Images that could not be restored."""
+        """Images that could not be restored; an app that starts afresh binds as it likes."""
+        self._release_ports()
         if self._store is not None and images.size_bytes:
             kept = self._store.keep_failed(images)
             log.error(
@@ -554,4 +585,11 @@ def make_scaler(container: Container) -> Scaler:
             pod.own(pod.loop.create_task(remove(container.reaper, dead), name="remove images"))
         return ImageStore.open(pod.node.image_root, f"{pod.namespace}.{container.id}")
 
-    return Scaler(container, engine, fresh, open_group=open_group, open_store=open_store)
+    return Scaler(
+        container,
+        engine,
+        fresh,
+        open_group=open_group,
+        open_store=open_store,
+        reserve=partial(Reserved.take, container.netns),
+    )

@@ -119,6 +119,16 @@ class Bundle:
                 entry["path"] = path
         self._write(config)
 
+    def set_mount_sources(self, sources: Mapping[str, str]) -> None:
+        """Have the mounts at these destinations made from other sources; atomically."""
+        config, changed = self.config, False
+        for mount in config.get("mounts") or ():
+            source = sources.get(str(mount.get("destination")))
+            if source is not None and mount.get("source") != source:
+                mount["source"], changed = source, True
+        if changed:
+            self._write(config)
+
     def update_resources(self, resources: Mapping[str, Any]) -> None:
         """Write new limits (OCI LinuxResources) over those in config.json, atomically.
 

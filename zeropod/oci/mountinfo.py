@@ -19,9 +19,11 @@ _ESCAPES = ((rb"\040", b" "), (rb"\011", b"\t"), (rb"\012", b"\n"), (rb"\134", b
 class MountEntry:
     """One line: the file system's device, the directory of it that is mounted, where, and what.
 
-    ``options``: of the file system, as it was mounted first; on cgroup v1 they name controllers.
+    ``id``: of the mount. ``options``: of the file system, as it was mounted first; on cgroup v1
+    they name controllers.
     """
 
+    id: int
     device: str
     root: str
     point: str
@@ -52,6 +54,7 @@ def parse(line: bytes) -> MountEntry:
     fields = before.split(b" ")
     kind, _, rest = after.partition(b" ")
     return MountEntry(
+        int(fields[0]),
         os.fsdecode(fields[2]),
         _unescaped(fields[3]),
         _unescaped(fields[4]),

@@ -10,6 +10,11 @@ from typing import Final
 CLONE_FS: Final = 0x200
 CLONE_NEWNET: Final = 0x40000000
 CLONE_NEWUSER: Final = 0x10000000
+IN_ATTRIB: Final = 0x4
+IN_CREATE: Final = 0x100
+IN_DELETE_SELF: Final = 0x400
+IN_MOVED_TO: Final = 0x80
+IN_MOVE_SELF: Final = 0x800
 IN_OPEN: Final = 0x20
 MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8
@@ -67,18 +72,45 @@ def unshare(flags: int) -> None:
     _check(_LIBC.unshare(flags))
 
 
+def setns(fd: int, flags: int) -> None:
+    """setns(2), for the calling thread. Raises OSError."""
+    _check(_LIBC.setns(fd, flags))
+
+
 def inotify(path: str, mask: int) -> int:
     """A descriptor, non-blocking, that is readable after an event of ``mask`` at ``path``.
 
     Raises OSError.
     """
-    fd: int = _LIBC.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-    _check(fd)
+    fd = inotify_init()
     try:
-        _check(_LIBC.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)))
+        inotify_add(fd, path, mask)
     except OSError:
         os.close(fd)
         raise
+    return fd
+
+
+def inotify_init() -> int:
+    """A descriptor, non-blocking, that watches nothing yet. Raises OSError."""
+    fd: int = _LIBC.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+    _check(fd)
+    return fd
+
+
+def inotify_add(fd: int, path: str, mask: int) -> None:
+    """Watch one more path, or the same one for something else. Raises OSError."""
+    _check(_LIBC.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)))
+
+
+def open_by_handle(mount: int, kind: int, handle: bytes) -> int:
+    """open_by_handle_at(2) with O_PATH on the file system of descriptor ``mount``.
+
+    Raises OSError: ESTALE where the inode is gone.
+    """
+    packed = struct.pack("=Ii", len(handle), kind) + handle
+    fd: int = _LIBC.open_by_handle_at(mount, packed, os.O_PATH | os.O_CLOEXEC)
+    _check(fd)
     return fd
 
 

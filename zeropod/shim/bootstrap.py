@@ -14,7 +14,6 @@ import json
 import os
 import posixpath
 import socket
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -22,11 +21,11 @@ from typing import Final
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 
-from zeropod.api import runc_options_pb2, runtimeoptions_pb2
 from zeropod.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from zeropod.config import CRI_SANDBOX_ID, RUNC_GROUP
 from zeropod.errors import InvalidArgument
 from zeropod.shim.invocation import Invocation
+from zeropod.task import options
 
 SOCKET_ROOT: Final = Path("/run/containerd/s")
 DEBUG: Final = -4  # of the bootstrap parameters' log levels; more verbose ones are below
@@ -169,19 +168,11 @@ def shim_cgroup(invocation: Invocation, given: BootstrapParams | None) -> str:
     The options are an Any: on stdin, or an extension of the bootstrap parameters.
 
     Raises:
-        InvalidArgument: options of a known type that cannot be read.
+        InvalidArgument: as `options.decode`.
     """
     found = [_any(invocation.stdin)] if given is None else [e.value for e in given.extensions]
-    for options in found:
-        try:
-            if options.type_url.endswith("containerd.runc.v1.Options"):
-                return runc_options_pb2.Options.FromString(options.value).shim_cgroup
-            if options.type_url.endswith("runtimeoptions.v1.Options"):
-                body = runtimeoptions_pb2.Options.FromString(options.value).config_body
-                return str(tomllib.loads(body.decode()).get("ShimCgroup", ""))
-        except (DecodeError, ValueError) as error:
-            raise InvalidArgument(f"the runtime options cannot be read: {error}") from error
-    return ""
+    known = (sent for sent in found if options.is_known(sent))
+    return next((options.decode(sent).shim_cgroup for sent in known), "")
 
 
 def _any(data: bytes) -> Any:

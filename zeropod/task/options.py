@@ -28,6 +28,7 @@ _MAX_TOML: Final = 1 << 20
 _MAX_ID: Final = 2**32 - 1
 _NO_CRIU_PATH: Final = "is not supported: put CRIU's directory into containerd's PATH"
 
+_TYPES: Final = frozenset({RuncOptions.DESCRIPTOR.full_name, TomlOptions.DESCRIPTOR.full_name})
 _KEYS: Final[Mapping[str, tuple[str, type]]] = {
     "BinaryName": ("binary_name", str),
     "Root": ("root", str),
@@ -43,6 +44,13 @@ _KEYS: Final[Mapping[str, tuple[str, type]]] = {
 _UNSUPPORTED: Final = frozenset({"CriuPath"})
 """Known, and an error unless empty: containerd 1.x writes every key into its default file."""
 _IGNORED: Final = frozenset({"TypeUrl", "ConfigPath", "TaskApiAddress", "TaskApiVersion"})
+"""containerd's own: what it sends in which type, and where it finds a task that it has no shim
+for."""
+
+
+def is_known(options: AnyMessage) -> bool:
+    """Whether it is of one of the two types."""
+    return options.type_url.rpartition("/")[2] in _TYPES
 
 
 def decode(options: AnyMessage) -> RuntimeOptions:

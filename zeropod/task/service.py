@@ -107,8 +107,10 @@ class TaskService:
         _check_id("create", request.id)
         if not request.bundle.startswith("/"):
             raise InvalidArgument(f"create: bundle {request.bundle!r}: expected an absolute path")
-        for name in ("checkpoint", "parent_checkpoint"):
-            path = getattr(request, name)
+        given = options.decode(request.options)
+        checkpoint = request.checkpoint or given.criu_image_path
+        paths = {"checkpoint": checkpoint, "parent_checkpoint": request.parent_checkpoint}
+        for name, path in paths.items():
             if path and not path.startswith("/"):
                 raise InvalidArgument(f"create: {name} {path!r}: expected an absolute path")
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
@@ -116,12 +118,12 @@ class TaskService:
             id=request.id,
             bundle=request.bundle,
             stdio=stdio,
-            options=options.decode(request.options),
+            options=given,
             rootfs=tuple(
                 Mount(mount.type, mount.source, tuple(mount.options), mount.target)
                 for mount in request.rootfs
             ),
-            checkpoint=request.checkpoint,
+            checkpoint=checkpoint,
             parent_checkpoint=request.parent_checkpoint,
         )
         self._registry.reserve(request.id)

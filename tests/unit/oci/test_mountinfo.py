@@ -22,13 +22,13 @@ _LATIN = b"1 2 0:5 / /n\xff rw - tmpfs none rw"
 @pytest.mark.parametrize(
     ("line", "entry"),
     [
-        (_V1, ("0:26", "/docker/c1", "/sys/fs/cgroup/cpu,cpuacct", "cgroup", "rw,cpu,cpuacct")),
-        (_ODD, ("8:1", r"/a b\040", "/mnt/t\ta\nb", r"fuse.x\040y", "rw,uid=0")),
-        (_PLAIN, ("0:23", "/", "/sys", "sysfs", "rw")),
-        (_LATIN, ("0:5", "/", "/n\udcff", "tmpfs", "rw")),
+        (_V1, (32, "0:26", "/docker/c1", "/sys/fs/cgroup/cpu,cpuacct", "cgroup", "rw,cpu,cpuacct")),
+        (_ODD, (90, "8:1", r"/a b\040", "/mnt/t\ta\nb", r"fuse.x\040y", "rw,uid=0")),
+        (_PLAIN, (25, "0:23", "/", "/sys", "sysfs", "rw")),
+        (_LATIN, (1, "0:5", "/", "/n\udcff", "tmpfs", "rw")),
     ],
 )
-def test_a_line(line: bytes, entry: tuple[str, ...]) -> None:
+def test_a_line(line: bytes, entry: tuple[int, str, str, str, str, str]) -> None:
     assert mountinfo.parse(line + b"\n") == MountEntry(*entry)
 
 

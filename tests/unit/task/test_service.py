@@ -81,6 +81,20 @@ async def test_create_hands_everything_on(shim: Shim) -> None:
     assert (made.options.binary_name, made.options.systemd_cgroup) == ("crun", True)
 
 
+async def test_create_restores_from_what_the_options_name(shim: Shim) -> None:
+    """CriuImagePath, where the request itself names no checkpoint."""
+    for id, checkpoint, expected in (("c1", "", "/images"), ("c2", "/given", "/given")):
+        value = runc_options_pb2.Options(criu_image_path="/images").SerializeToString()
+        request = pb.CreateTaskRequest(
+            id=id,
+            bundle="/b",
+            checkpoint=checkpoint,
+            options=Any(type_url="containerd.runc.v1.Options", value=value),
+        )
+        await shim.call("Create", request, pb.CreateTaskResponse)
+        assert shim.maker[id].request.checkpoint == expected
+
+
 async def test_create_takes_an_id_once(shim: Shim) -> None:
     shim.maker.gate = asyncio.Event()
     first = asyncio.create_task(shim.create())
