@@ -43,18 +43,20 @@ def _listed() -> dict[Object, dict[str, Any]]:
     return {
         Object(kind, item["id"]): item
         for kind in _KEYS.values()
-        for item in waiting.until(f"list of BPF {kind}s", partial(_show, kind))
+        for item in waiting.until(f"list of {kind}s", partial(_shown, kind), 30)
         if item.get("type") not in _OF_CGROUPS
     }
 
 
-def _show(kind: str) -> list[dict[str, Any]] | None:
-    """None: one of them went away meanwhile, at which bpftool gives up."""
-    with suppress(LabError):
-        found = json.loads(run(["bpftool", "--json", kind, "show"]) or "[]")
-        assert isinstance(found, list)
-        return found
-    return None
+def _shown(kind: str) -> list[dict[str, Any]] | None:
+    """None where bpftool gave up: at an object that came or went meanwhile."""
+    try:
+        found: list[dict[str, Any]] = json.loads(run(["bpftool", "--json", kind, "show"]) or "[]")
+    except LabError as error:
+        if "can't get" in str(error):
+            return None
+        raise
+    return found
 
 
 def _of_others(listed: Mapping[Object, Mapping[str, Any]]) -> set[Object]:

@@ -20,6 +20,7 @@ import os
 import shutil
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,14 +32,17 @@ _ZYGOTES: Final = Path("/run/zeropod/z")
 _TITLE: Final = "zeropod-leftovers"
 
 
-def sweep_aside(title: str) -> None:
-    """Have a child sweep, which has no descriptor of this process. ``title``: of this process."""
+def sweep_aside(title: str, own: Path) -> None:
+    """Have a child sweep, which has no descriptor of this process.
+
+    ``title``: of this process. ``own``: its directory, where it listens itself.
+    """
     process.set_title(os.getpid(), _TITLE)
     try:
         if os.fork() == 0:
             try:
                 os.closerange(3, 1024)
-                sweep()
+                sweep(own)
             finally:
                 os._exit(0)
     except OSError as error:
@@ -46,13 +50,13 @@ def sweep_aside(title: str) -> None:
     process.set_title(os.getpid(), title)
 
 
-def sweep() -> None:
+def sweep(own: Path) -> None:
     """Remove what belongs to nobody. Every kind is tried, whatever the one before it said."""
-    for kind in (_shims, _zygotes, _mount_trees):
+    for kind in (_shims, partial(_zygotes, own), _mount_trees):
         try:
             kind()
         except OSError as error:
-            print(f"{kind.__name__}: {error}", file=sys.stderr)
+            print(f"leftovers: {error}", file=sys.stderr)
 
 
 def _shims() -> None:
@@ -62,8 +66,10 @@ def _shims() -> None:
             bootstrap.remove_dead(path)
 
 
-def _zygotes() -> None:
+def _zygotes(own: Path) -> None:
     for folder in _entries(_ZYGOTES):
+        if folder == own:  # it would fork for us
+            continue
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else a launcher starts one

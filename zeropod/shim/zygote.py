@@ -36,7 +36,7 @@ def serve_forks(listening: socket.socket, parent_pidfd: int, path: Path, serve: 
         for descriptor in (listening.fileno(), parent_pidfd, watch.fileno()):
             poll.register(descriptor, select.POLLIN)
         share()
-        leftovers.sweep_aside(_TITLE)
+        leftovers.sweep_aside(_TITLE, path.parent)
         while True:
             ready = {descriptor for descriptor, _ in poll.poll()}
             if listening.fileno() in ready and _fork(listening, serve):
