@@ -22,6 +22,7 @@ _Response = TypeVar("_Response", bound=Message)
 LOG_ROOT = Path("/var/log/pods")
 CALL_TIMEOUT_S = 240.0
 _CPU_PERIOD_US = 100_000
+_IDS = 65536
 
 # What the kubelet sends for every container whose procMount is not Unmasked.
 _MASKED = (
@@ -46,6 +47,7 @@ class PodSpec:
     """What a pod is made from. ``handler`` is the runtime's name in containerd's configuration.
 
     ``network`` is NODE for hostNetwork; ``pid`` is POD for shareProcessNamespace, NODE for hostPID.
+    ``user_namespace`` is the host's id of root in one of 65536 ids; 0 is the host's own.
     """
 
     name: str
@@ -54,13 +56,27 @@ class PodSpec:
     annotations: Mapping[str, str] = field(default_factory=dict)
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
     cgroup_parent: str = ""
+    user_namespace: int = 0
     network: pb.NamespaceMode.ValueType = pb.POD
     pid: pb.NamespaceMode.ValueType = pb.CONTAINER
+    systemd: bool = False
+    """systemd makes the pod's cgroup: a slice, as the kubelet names it."""
 
     @property
     def namespaces(self) -> pb.NamespaceOption:
         """Of the sandbox and of every container."""
-        return pb.NamespaceOption(network=self.network, pid=self.pid)
+        users = None
+        if self.user_namespace:
+            ids = [pb.IDMapping(host_id=self.user_namespace, container_id=0, length=_IDS)]
+            users = pb.UserNamespace(mode=pb.POD, uids=ids, gids=ids)
+        return pb.NamespaceOption(network=self.network, pid=self.pid, userns_options=users)
+
+    @property
+    def cgroup(self) -> str:
+        """What containerd is told: a path, or the slice's name."""
+        if self.systemd:
+            return f"kubepods-pod{self.uid.replace('-', '_')}.slice"
+        return f"{self.cgroup_parent}/kubepods/pod{self.uid}"
 
     @property
     def log_directory(self) -> Path:
@@ -80,7 +96,7 @@ class PodSpec:
             },
             annotations=dict(self.annotations),
             linux=pb.LinuxPodSandboxConfig(
-                cgroup_parent=f"{self.cgroup_parent}/kubepods/pod{self.uid}",
+                cgroup_parent=self.cgroup,
                 security_context=pb.LinuxSandboxSecurityContext(namespace_options=self.namespaces),
             ),
         )

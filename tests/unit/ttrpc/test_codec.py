@@ -38,7 +38,7 @@ def test_any_split_gives_the_same_frames(sent: list[Frame], cuts: list[int]) -> 
 
 
 @given(st.integers(MAX_PAYLOAD + 1, MAX_PAYLOAD + 5000), st.integers(9_000, 70_000), frames)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_oversized_frame_is_skipped_and_takes_no_memory(
     length: int, step: int, following: Frame
 ) -> None:
