@@ -89,7 +89,7 @@ default_runtime_name = "runc"
 {_handler("zeropod", "io.containerd.zeropod.v2", systemd=systemd)}
 # The same shim by path: options arrive as containerd.runc.v1.Options.
 {_handler("zeropod-by-path", "io.containerd.runc.v2", launcher, systemd=systemd)}
-# Both with more options.
+# Both with more options, and cgroupfs as the driver.
 {_handler("zeropod-options", "io.containerd.zeropod.v2", options=_OPTIONS)}
 {_handler("zeropod-by-path-options", "io.containerd.runc.v2", launcher, _OPTIONS)}"""
 
