@@ -7,7 +7,8 @@ cgroup or pid namespace must descend from init, or there is no dump.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import os
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,34 +47,51 @@ def take(init_pid: int, cgroups: tuple[CgroupDir, ...], *, own_pid_namespace: bo
     ``own_pid_namespace`` is False where the pid namespace is shared with other containers; then
     the cgroup alone decides.
     """
-    names: dict[int, str] = {}
-    children: defaultdict[int, list[int]] = defaultdict(list)
+    parents = array("i")  # pid, parent, pid, parent …: the host may have thousands
     inside = {pid for directory in cgroups for pid in directory.pids()}
     namespace = _pid_namespace(init_pid) if own_pid_namespace else None
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        pid = int(entry.name)
-        try:
-            name, _, rest = (entry / "stat").read_text(errors="replace").rpartition(")")
-        except OSError:
-            continue  # ended meanwhile
-        state, parent = rest.split()[:2]
-        names[pid] = name.partition("(")[2]
-        children[int(parent)].append(pid)
-        if namespace and state not in "ZX" and _pid_namespace(pid) == namespace:
-            inside.add(pid)
-    tree: set[int] = set()
-    todo = [init_pid]
-    while todo:
-        pid = todo.pop()
-        tree.add(pid)
-        todo += children[pid]
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if not entry.name.isdecimal() or (stat := _stat(entry.name)) is None:
+                continue
+            pid = int(entry.name)
+            state, parent = stat.rpartition(b")")[2].split()[:2]
+            parents.append(pid)
+            parents.append(int(parent))
+            if namespace and state not in b"ZX" and _pid_namespace(pid) == namespace:
+                inside.add(pid)
+    tree = _descendants(init_pid, parents)
+    return Census(_members(tree), _members(inside - tree))
 
-    def members(pids: set[int]) -> tuple[Member, ...]:
-        return tuple(Member(pid, names[pid]) for pid in sorted(pids) if pid in names)
 
-    return Census(members(tree), members(inside - tree))
+def _descendants(init_pid: int, parents: array[int]) -> set[int]:
+    """Init and all that come from it."""
+    tree = {init_pid}
+    size = 0
+    while len(tree) > size:
+        size = len(tree)
+        for at in range(0, len(parents), 2):
+            if parents[at + 1] in tree:
+                tree.add(parents[at])
+    return tree
+
+
+def _members(pids: set[int]) -> tuple[Member, ...]:
+    """Those that are still there."""
+    stats = ((pid, _stat(str(pid))) for pid in sorted(pids))
+    return tuple(Member(pid, _name(stat)) for pid, stat in stats if stat is not None)
+
+
+def _stat(pid: str) -> bytes | None:
+    """/proc/<pid>/stat; None: it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+
+
+def _name(stat: bytes) -> str:
+    return stat.rpartition(b")")[0].partition(b"(")[2].decode(errors="replace")
 
 
 def _pid_namespace(pid: int) -> str | None:

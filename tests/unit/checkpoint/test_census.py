@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from array import array
 from pathlib import Path
 
 from zeropod.checkpoint import census
@@ -43,3 +44,15 @@ def test_name_of_the_cgroup() -> None:
     assert _cgroup_name("c1", "/k8s.io/c1") == "c1"
     assert _cgroup_name("c1", "kubepods-pod1.slice:cri-containerd:c1") == "cri-containerd-c1.scope"
     assert _cgroup_name("c1", "") == "c1"
+
+
+def test_descendants_come_in_any_order() -> None:
+    """Pids begin anew after the largest, so that children may be listed before their parents."""
+    parents = array("i", [*(2, 9), *(3, 2), *(5, 1), *(7, 5), *(9, 8), *(8, 1)])
+    assert census._descendants(8, parents) == {8, 9, 2, 3}
+    assert census._descendants(4, parents) == {4}
+
+
+def test_a_name_is_what_the_process_made_of_it() -> None:
+    assert census._name(b"7 (a) (b c) S 1 7") == "a) (b c"
+    assert census._name(b"7 (\xff) S 1 7") == "\ufffd"
