@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import memory, phases, probe, provenance, scaledown, start, wake
+from benchmarks import idle, many, memory, phases, probe, provenance, scaledown, start, wake
 from benchmarks.report import Report
 from lab import node as lab_node
 from lab.node import Node
@@ -17,7 +17,7 @@ from lab.steps import LabError, say
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (wake, phases, probe, start, memory, scaledown)
+    for module in (wake, phases, probe, start, many, memory, idle, scaledown)
 }
 
 
@@ -32,23 +32,29 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="name", help="what to measure: see below")
     parser.add_argument("--rounds", type=int, help="how often, in place of [the default]")
+    parser.add_argument("--pods", type=int, help="how many, where pods are measured together")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--markdown", action="store_true", help="print tables for the docs")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    if arguments.rounds is not None and arguments.rounds < 1:
-        parser.error("--rounds must be at least 1")
+    for name in ("rounds", "pods"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1")
     return arguments
 
 
-def _measure(name: str, rounds: int | None) -> Report:
+def _measure(name: str, rounds: int | None, pods: int | None) -> Report:
     """Run one benchmark on a fresh node."""
     module = BENCHMARKS[name]
     say(f"{name}: {module.ABOUT}")
     with Node.start(f"python -m benchmarks {name}") as node:
         try:
-            found = module.run(node, rounds or module.ROUNDS)
+            counts = [rounds or module.ROUNDS]
+            if hasattr(module, "PODS"):
+                counts.append(pods or module.PODS)
+            found = module.run(node, *counts)
         except (OSError, ValueError, AssertionError) as error:
             raise LabError(f"{name}: {type(error).__name__}: {error}") from error
     assert isinstance(found, Report)
@@ -73,7 +79,7 @@ def main() -> int:
         lab_node.build()
         for name in arguments.names or BENCHMARKS:
             before = provenance.load_average()
-            found = _measure(name, arguments.rounds)
+            found = _measure(name, arguments.rounds, arguments.pods)
             load_text = _load(before, provenance.load_average())
             origin = {**provenance.collect(), "load average": load_text}
             _print(found, origin, arguments.markdown)

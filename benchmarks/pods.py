@@ -54,15 +54,25 @@ def warm_up(node: Node) -> None:
         asleep(app)
 
 
-def asleep(container: Container) -> Path:
-    """Wait until it sleeps and its next restore is prepared, then leave the machine a moment's
-    rest, as a client does who comes later. Returns the directory of that sleep."""
+def prepared(container: Container) -> Path:
+    """Wait until it sleeps, with its next restore prepared. Returns the directory of that sleep."""
     container.wait_asleep()
     store = container.pod.node.path(f"{_IMAGES}{container.id}")
 
-    def prepared() -> Path | None:
+    def found() -> Path | None:
         return next(store.glob("*/work/restore-*"), None)
 
-    attempt = waiting.until(f"prepared restore of {container.spec.name}", prepared)
-    Event().wait(_REST_S)
+    attempt = waiting.until(f"prepared restore of {container.spec.name}", found)
     return attempt.parent.parent
+
+
+def rest() -> None:
+    """Leave the machine a moment, as a client does who comes later."""
+    Event().wait(_REST_S)
+
+
+def asleep(container: Container) -> Path:
+    """Wait until it sleeps, prepared, and a moment more. Returns the directory of that sleep."""
+    made = prepared(container)
+    rest()
+    return made

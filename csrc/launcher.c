@@ -19,7 +19,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,20 +37,6 @@
 struct request {
 	int fds[3]; /* request, stdin, cwd */
 };
-
-static int wait_readable(int fd, long long deadline_ms)
-{
-	struct pollfd poller = {.fd = fd, .events = POLLIN};
-
-	for (;;) {
-		long long left = deadline_ms - zp_now_ms();
-		int ready = poll(&poller, 1, left > 0 ? left : 0);
-
-		if (ready < 0 && errno == EINTR)
-			continue;
-		return ready < 0 ? -errno : ready ? 0 : -ETIMEDOUT;
-	}
-}
 
 static int send_request(int fd, const struct request *request)
 {
@@ -92,7 +77,7 @@ static int receive_claim(int fd, long long deadline_ms, pid_t *ret_pid)
 	};
 	struct ucred peer;
 	struct cmsghdr *header;
-	int ready = wait_readable(fd, deadline_ms);
+	int ready = zp_readable_wait(fd, deadline_ms);
 
 	if (ready < 0)
 		return ready;
@@ -114,7 +99,7 @@ static void put_down(int fd, pid_t pid)
 	char rest[16];
 
 	kill(pid, SIGKILL);
-	while (wait_readable(fd, zp_now_ms() + CLAIM_WARM_MS) == 0)
+	while (zp_readable_wait(fd, zp_now_ms() + CLAIM_WARM_MS) == 0)
 		if (recv(fd, rest, sizeof(rest), 0) <= 0)
 			return;
 }
@@ -140,7 +125,7 @@ static int exchange(int fd, const struct request *request, int claim_ms, int *re
 		return error;
 	if (send(fd, "go", 2, MSG_NOSIGNAL) < 0)
 		return -errno;
-	error = wait_readable(fd, zp_now_ms() + ANSWER_MS);
+	error = zp_readable_wait(fd, zp_now_ms() + ANSWER_MS);
 	if (error < 0) {
 		put_down(fd, pid);
 		return error;
@@ -183,7 +168,7 @@ static int stdin_keep(int fd)
 {
 	char *data;
 	size_t size;
-	int error = zp_read_all(STDIN_FILENO, ZP_STDIN_MAX, &data, &size);
+	int error = zp_read_all(STDIN_FILENO, ZP_STDIN_MAX, ZP_FOREVER, &data, &size);
 
 	if (error == -EBADF)
 		return 0;

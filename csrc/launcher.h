@@ -13,6 +13,7 @@
 /* Everything that comes from outside has a bound. */
 #define ZP_STDIN_MAX  (10u << 20)
 #define ZP_ANSWER_MAX (64u << 10)
+#define ZP_FOREVER    LLONG_MAX
 
 /* A file descriptor that closes itself at the end of its scope. */
 #define _cleanup_fd_ __attribute__((cleanup(zp_fd_deinit)))
@@ -46,7 +47,8 @@ int zp_info_print(void);
 /* launcher_io.c */
 long long zp_now_ms(void);
 int zp_write_all(int fd, const void *data, size_t size);
-int zp_read_all(int fd, size_t limit, char **ret_data, size_t *ret_size);
+int zp_readable_wait(int fd, long long deadline_ms);
+int zp_read_all(int fd, size_t limit, long long deadline_ms, char **ret_data, size_t *ret_size);
 int zp_peer_check(int fd);
 int zp_socket_bound(int fd, int seconds);
 

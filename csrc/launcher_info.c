@@ -11,13 +11,13 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -141,8 +141,9 @@ static int features_read(const char *binary, char **ret_data, size_t *ret_size)
 	char *argv[] = {(char *)binary, "features", NULL};
 	_cleanup_fd_ int out = -1, in = -1;
 	posix_spawn_file_actions_t actions;
-	struct pollfd poller;
+	_cleanup_fd_ int process = -1;
 	int pipes[2], status, error;
+	long long deadline_ms;
 	pid_t pid;
 
 	if (pipe2(pipes, O_CLOEXEC) < 0)
@@ -158,11 +159,11 @@ static int features_read(const char *binary, char **ret_data, size_t *ret_size)
 	if (error)
 		return -error;
 	zp_fd_deinit(&in);
-	poller = (struct pollfd){.fd = out, .events = POLLIN};
-	error = poll(&poller, 1, FEATURES_SECONDS * 1000) == 1 ? 0 : -ETIMEDOUT;
-	if (!error)
-		error = zp_read_all(out, FEATURES_MAX, ret_data, ret_size);
-	if (error)
+	process = syscall(SYS_pidfd_open, pid, 0);
+	deadline_ms = zp_now_ms() + FEATURES_SECONDS * 1000;
+	error = zp_read_all(out, FEATURES_MAX, deadline_ms, ret_data, ret_size);
+	/* The document is whole, the runtime may still hang. */
+	if (error || process < 0 || zp_readable_wait(process, deadline_ms) < 0)
 		kill(pid, SIGKILL);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
@@ -207,7 +208,7 @@ int zp_info_print(void)
 {
 	char *input = NULL, *features = NULL, name[PATH_MAX];
 	size_t input_size = 0, features_bytes = 0;
-	int error = zp_read_all(STDIN_FILENO, ZP_STDIN_MAX, &input, &input_size);
+	int error = zp_read_all(STDIN_FILENO, ZP_STDIN_MAX, ZP_FOREVER, &input, &input_size);
 
 	if (error < 0 && error != -EBADF) {
 		fprintf(stderr, ZP_NAME ": cannot read the options: %s\n", strerror(-error));

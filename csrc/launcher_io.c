@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -47,20 +48,39 @@ int zp_write_all(int fd, const void *data, size_t size)
 	return 0;
 }
 
-/* Read to the end of file. Return: 0, -EFBIG beyond @limit bytes, -errno. The caller frees. */
-int zp_read_all(int fd, size_t limit, char **ret_data, size_t *ret_size)
+/* Return: 0 when there is something to read or the end of file, -ETIMEDOUT, -errno. */
+int zp_readable_wait(int fd, long long deadline_ms)
+{
+	struct pollfd poller = {.fd = fd, .events = POLLIN};
+
+	for (;;) {
+		long long left = deadline_ms - zp_now_ms();
+		int ready = poll(&poller, 1, left < 0 ? 0 : left > INT_MAX ? INT_MAX : left);
+
+		if (ready < 0 && errno == EINTR)
+			continue;
+		return ready < 0 ? -errno : ready ? 0 : -ETIMEDOUT;
+	}
+}
+
+/*
+ * Read to the end of file.
+ *
+ * Return: 0, -EFBIG beyond @limit bytes, -ETIMEDOUT at @deadline_ms, -errno. The caller frees.
+ */
+int zp_read_all(int fd, size_t limit, long long deadline_ms, char **ret_data, size_t *ret_size)
 {
 	size_t size = 0, room = 4096;
 	char *data = malloc(room);
 
 	while (data) {
-		ssize_t done = read(fd, data + size, room - size);
+		int error = deadline_ms == ZP_FOREVER ? 0 : zp_readable_wait(fd, deadline_ms);
+		ssize_t done = error ? -1 : read(fd, data + size, room - size);
 
-		if (done < 0 && errno == EINTR)
+		if (!error && done < 0 && errno == EINTR)
 			continue;
 		if (done < 0) {
-			int error = -errno;
-
+			error = error ? error : -errno;
 			free(data);
 			return error;
 		}

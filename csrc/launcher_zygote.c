@@ -165,7 +165,7 @@ static void become_python(const struct zp_install *install, const char *role, co
 	char *argv[] = {(char *)install->python, "-I", "-m", "zeropod.shim", (char *)role,
 			(char *)detail,		 room, NULL};
 	char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-			"MALLOC_ARENA_MAX=1", NULL};
+			"MALLOC_ARENA_MAX=1", "GLIBC_TUNABLES=glibc.malloc.tcache_count=0", NULL};
 	int high[4], null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	sigset_t none;
 

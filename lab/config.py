@@ -23,7 +23,7 @@ SEARCH_PATH = f"{paths.VENV}/bin:{other_containerd.programs()}:{paths.TOOLS}/bin
 _RUNTIME = '[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}]'
 
 
-def _handler(name: str, runtime_type: str, more: str = "") -> str:
+def _handler(name: str, runtime_type: str, more: str = "", *, systemd: bool = False) -> str:
     """A runtime of CRI; its options reach the shim in the form that the runtime type decides."""
     return f"""
 {_RUNTIME.format(name=name)}
@@ -32,10 +32,11 @@ runtime_type = "{runtime_type}"
 container_annotations = {_ANNOTATIONS}
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}.options]
 BinaryName = "{paths.TOOLS}/bin/runc"
+SystemdCgroup = {str(systemd).lower()}
 """
 
 
-def _containerd() -> str:
+def _containerd(*, systemd: bool, may_lower_oom_score: bool) -> str:
     launcher = f'runtime_path = "{paths.VENV}/bin/containerd-shim-zeropod-v2"\n'
     return f"""version = 2
 root = "{paths.STATE}/containerd"
@@ -56,7 +57,7 @@ disable = true
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE.reference}"
 # Lowering a score needs CAP_SYS_RESOURCE, which a development machine may not have.
-restrict_oom_score_adj = true
+restrict_oom_score_adj = {str(not may_lower_oom_score).lower()}
 
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{paths.TOOLS}/cni"
@@ -64,11 +65,11 @@ conf_dir = "{_CNI_FOLDER}"
 
 [plugins."io.containerd.grpc.v1.cri".containerd]
 default_runtime_name = "runc"
-{_handler("runc", "io.containerd.runc.v2")}
+{_handler("runc", "io.containerd.runc.v2", systemd=systemd)}
 # Options arrive as runtimeoptions.v1.Options: TOML in config_body.
-{_handler("zeropod", "io.containerd.zeropod.v2")}
+{_handler("zeropod", "io.containerd.zeropod.v2", systemd=systemd)}
 # The same shim by path: options arrive as containerd.runc.v1.Options.
-{_handler("zeropod-by-path", "io.containerd.runc.v2", launcher)}"""
+{_handler("zeropod-by-path", "io.containerd.runc.v2", launcher, systemd=systemd)}"""
 
 
 def _cni() -> str:
@@ -83,8 +84,10 @@ def _cni() -> str:
     return json.dumps({"cniVersion": "1.0.0", "name": "lab", "plugins": [bridge]}, indent=2)
 
 
-def write() -> None:
-    """Write all of them."""
+def write(*, systemd: bool = False, may_lower_oom_score: bool = False) -> None:
+    """Write all of them. ``systemd``: it makes the pods' cgroups."""
     _CNI_FOLDER.mkdir(parents=True, exist_ok=True)
-    write_file(CONTAINERD_CONFIG, _containerd())
+    write_file(
+        CONTAINERD_CONFIG, _containerd(systemd=systemd, may_lower_oom_score=may_lower_oom_score)
+    )
     write_file(_CNI_FOLDER / "10-lab.conflist", _cni() + "\n")

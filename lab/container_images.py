@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,12 +26,18 @@ _GROUP = b"root:x:0:\nnogroup:x:65534:\n"
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image: its packages, the files of ours in it (path → file in lab/images), its command."""
+    """An image: its packages, the files of ours in it (path → file in lab/images), its command.
+
+    ``users``: with a group of the same name and number. ``dropped``: the begin of paths that it
+    does without.
+    """
 
     name: str
     config: Config
     packages: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
+    users: dict[str, int] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -57,9 +64,9 @@ STATEFUL = Image(
 IMAGES = (PAUSE, NGINX, STATEFUL)
 
 
-def build() -> None:
+def build(images: Sequence[Image] = IMAGES) -> None:
     """Make the images that are not there or whose sources changed."""
-    for image in IMAGES:
+    for image in images:
         sources = [_SOURCES / name for name in (*image.files.values(), "pause.c")]
         made_from = fingerprint([repr(image), *sources, Path(__file__), paths.SOURCES / "oci.py"])
         target = image.archive.parent
@@ -92,12 +99,16 @@ def _from_packages(image: Image, part: Path, layer: Path) -> None:
         ]
     )
     with tarfile.open(layer, "w") as tar:
-        copy_layer(packages, tar, lambda name: not name.startswith(_DROPPED))
+        dropped = (*_DROPPED, *image.dropped)
+        copy_layer(packages, tar, lambda name: not name.startswith(dropped))
         for folder in _FOLDERS:
             add_folder(tar, folder)
         add_folder(tar, "tmp", 0o1777)
-        add_file(tar, "etc/passwd", _PASSWD)
-        add_file(tar, "etc/group", _GROUP)
+        users = image.users.items()
+        passwd = "".join(f"{name}:x:{id}:{id}::/tmp:/bin/sh\n" for name, id in users)
+        add_file(tar, "etc/passwd", _PASSWD + passwd.encode())
+        group = "".join(f"{name}:x:{id}:\n" for name, id in users)
+        add_file(tar, "etc/group", _GROUP + group.encode())
         for path, name in image.files.items():
             add_file(tar, path, (_SOURCES / name).read_bytes())
     packages.unlink()

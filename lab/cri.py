@@ -22,6 +22,7 @@ _Response = TypeVar("_Response", bound=Message)
 LOG_ROOT = Path("/var/log/pods")
 CALL_TIMEOUT_S = 240.0
 _CPU_PERIOD_US = 100_000
+_IDS = 65536
 
 # What the kubelet sends for every container whose procMount is not Unmasked.
 _MASKED = (
@@ -43,7 +44,11 @@ _READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 
 @dataclass(frozen=True, slots=True)
 class PodSpec:
-    """What a pod is made from. ``handler`` is the runtime's name in containerd's configuration."""
+    """What a pod is made from. ``handler`` is the runtime's name in containerd's configuration.
+
+    ``network`` is NODE for hostNetwork; ``pid`` is POD for shareProcessNamespace, NODE for hostPID.
+    ``user_namespace`` is the host's id of root in one of 65536 ids; 0 is the host's own.
+    """
 
     name: str
     handler: str = "zeropod"
@@ -51,18 +56,38 @@ class PodSpec:
     annotations: Mapping[str, str] = field(default_factory=dict)
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
     cgroup_parent: str = ""
+    user_namespace: int = 0
+    network: pb.NamespaceMode.ValueType = pb.POD
+    pid: pb.NamespaceMode.ValueType = pb.CONTAINER
+    systemd: bool = False
+    """systemd makes the pod's cgroup: a slice, as the kubelet names it."""
+
+    @property
+    def namespaces(self) -> pb.NamespaceOption:
+        """Of the sandbox and of every container."""
+        users = None
+        if self.user_namespace:
+            ids = [pb.IDMapping(host_id=self.user_namespace, container_id=0, length=_IDS)]
+            users = pb.UserNamespace(mode=pb.POD, uids=ids, gids=ids)
+        return pb.NamespaceOption(network=self.network, pid=self.pid, userns_options=users)
+
+    @property
+    def cgroup(self) -> str:
+        """What containerd is told: a path, or the slice's name."""
+        if self.systemd:
+            return f"kubepods-pod{self.uid.replace('-', '_')}.slice"
+        return f"{self.cgroup_parent}/kubepods/pod{self.uid}"
 
     @property
     def log_directory(self) -> Path:
         return LOG_ROOT / f"{self.namespace}_{self.name}_{self.uid}"
 
     def message(self) -> pb.PodSandboxConfig:
-        namespaces = pb.NamespaceOption(pid=pb.CONTAINER)
         return pb.PodSandboxConfig(
             metadata=pb.PodSandboxMetadata(
                 name=self.name, uid=self.uid, namespace=self.namespace, attempt=0
             ),
-            hostname=self.name,
+            hostname="" if self.network == pb.NODE else self.name,
             log_directory=str(self.log_directory),
             labels={
                 "io.kubernetes.pod.name": self.name,
@@ -71,8 +96,8 @@ class PodSpec:
             },
             annotations=dict(self.annotations),
             linux=pb.LinuxPodSandboxConfig(
-                cgroup_parent=f"{self.cgroup_parent}/kubepods/pod{self.uid}",
-                security_context=pb.LinuxSandboxSecurityContext(namespace_options=namespaces),
+                cgroup_parent=self.cgroup,
+                security_context=pb.LinuxSandboxSecurityContext(namespace_options=self.namespaces),
             ),
         )
 
@@ -104,7 +129,7 @@ class ContainerSpec:
     def log_path(self) -> str:
         return f"{self.name}/{self.attempt}.log"
 
-    def message(self) -> pb.ContainerConfig:
+    def message(self, pod: PodSpec) -> pb.ContainerConfig:
         kind = pb.SecurityProfile
         profile = kind.RuntimeDefault if self.seccomp else kind.Unconfined
         return pb.ContainerConfig(
@@ -130,7 +155,7 @@ class ContainerSpec:
                     oom_score_adj=self.oom_score_adj,
                 ),
                 security_context=pb.LinuxContainerSecurityContext(
-                    namespace_options=pb.NamespaceOption(pid=pb.CONTAINER),
+                    namespace_options=pod.namespaces,
                     seccomp=pb.SecurityProfile(profile_type=profile),
                     capabilities=pb.Capability(drop_capabilities=self.drop_capabilities),
                     no_new_privs=self.no_new_privs,
@@ -213,7 +238,7 @@ class Cri:
     def create(self, pod: str, spec: ContainerSpec, pod_spec: PodSpec) -> str:
         """CreateContainer. Returns the container id."""
         request = pb.CreateContainerRequest(
-            pod_sandbox_id=pod, config=spec.message(), sandbox_config=pod_spec.message()
+            pod_sandbox_id=pod, config=spec.message(pod_spec), sandbox_config=pod_spec.message()
         )
         return self._call("CreateContainer", request, pb.CreateContainerResponse).container_id
 

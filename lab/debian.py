@@ -78,6 +78,11 @@ class PrivateApt:
         listing = run(["apt-cache", *self._options, "madison", package])
         return [line.split("|")[1].strip() for line in listing.splitlines() if "|" in line]
 
+    def depends(self, package: str) -> list[str]:
+        """The packages that it depends on, as it names them."""
+        listing = run(["apt-cache", *self._options, "depends", package])
+        return re.findall(r"^ +Depends: (\S+)$", listing, re.MULTILINE)
+
     def download(self, wanted: list[str]) -> list[Path]:
         """Fetch packages (``name`` or ``name=version``) with all they depend on.
 

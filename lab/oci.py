@@ -22,6 +22,7 @@ class Config:
     entrypoint: Sequence[str]
     env: Sequence[str] = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
     stop_signal: str = "SIGTERM"
+    user: str = ""
 
 
 def add_file(layer: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) -> None:
@@ -60,6 +61,7 @@ def write_archive(target: Path, image: str, layer: Path, config: Config, arch: s
                 "Entrypoint": list(config.entrypoint),
                 "Env": list(config.env),
                 "StopSignal": config.stop_signal,
+                "User": config.user,
             },
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer_digest.hexdigest()}"]},
         }

@@ -59,7 +59,11 @@ class Container:
 
     @property
     def _cgroup(self) -> Path:
-        return Path("kubepods") / f"pod{self.pod.spec.uid}" / self.id
+        """Below the root of each hierarchy."""
+        spec = self.pod.spec
+        if spec.systemd:
+            return Path("kubepods.slice") / spec.cgroup / f"cri-containerd-{self.id}.scope"
+        return Path(cgroups.NAME) / "kubepods" / f"pod{spec.uid}" / self.id
 
     @property
     def pid(self) -> int:
@@ -96,7 +100,7 @@ class Container:
 
     def live_pids(self) -> set[int]:
         """The processes of the container that run: none while it is asleep."""
-        group = cgroups.tracking() / self._cgroup
+        group = cgroups.tracking().parent / self._cgroup
         try:
             pids = [int(line) for line in (group / "cgroup.procs").read_text().split()]
         except OSError:
@@ -105,7 +109,7 @@ class Container:
 
     def cgroups(self) -> list[Path]:
         """The container's cgroup in each hierarchy that has one: none while it is asleep."""
-        folders = [folder / cgroups.NAME / self._cgroup for folder in cgroups.hierarchies()]
+        folders = [folder / self._cgroup for folder in cgroups.hierarchies()]
         return [folder for folder in folders if folder.exists()]
 
     def wait_asleep(self, timeout: float = 120) -> None:
@@ -159,7 +163,9 @@ class Pod:
         self.containers: list[Container] = []
         network = node.cri.pod_status(self.id).network
         self.addresses = [network.ip, *(more.ip for more in network.additional_ips)]
-        """IPv4 first, then IPv6."""
+        """IPv4 first, then IPv6; a pod with the host's network is asked at the loopback."""
+        if spec.network == pb.NODE:
+            self.addresses = ["127.0.0.1"]
 
     @property
     def address(self) -> str:

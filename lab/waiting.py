@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import TypeVar
 
 _Found = TypeVar("_Found")
 _INTERVAL_S = 0.01
+SLOWNESS = float(os.environ.get("ZEROPOD_SLOWNESS", "1"))
+"""How much longer than elsewhere everything may take: an emulated processor is slow."""
 
 
 def until(
@@ -21,8 +24,10 @@ def until(
     """Ask until the answer is neither None nor False, and return it.
 
     ``interval``: seconds between two questions.
+    The timeout is multiplied by `SLOWNESS`.
     Raises TimeoutError that says what was waited for, with the last answer's exception as cause.
     """
+    timeout *= SLOWNESS
     deadline = time.monotonic() + timeout
     pause = threading.Event()
     while True:

@@ -105,7 +105,8 @@ def _pip(environment: Path, *arguments: str | Path, cwd: Path | None = None) -> 
     )
 
 
-def _make_environment(target: Path, *wanted: str | Path) -> None:
+def make_environment(target: Path, *wanted: str | Path) -> None:
+    """A virtual environment of the node's interpreter, with what is wanted."""
     remove(target)
     run([python.INTERPRETER, "-m", "venv", "--without-pip", target])
     _pip(target, "install", *wanted)
@@ -114,7 +115,7 @@ def _make_environment(target: Path, *wanted: str | Path) -> None:
 def _build(requirements: str) -> Path:
     known = _BUILDER / "requirements"
     if not known.exists() or known.read_text() != requirements:
-        _make_environment(_BUILDER, *_pinned())
+        make_environment(_BUILDER, *_pinned())
         write_file(known, requirements)
     remove(_DIST)
     _pip(
@@ -129,7 +130,7 @@ def _install(wheel: Path, requirements: str) -> None:
     """Install the wheel; with its dependencies only where these may have changed."""
     known = paths.VENV / "requirements"
     if not known.exists() or known.read_text() != requirements:
-        _make_environment(paths.VENV, wheel)
+        make_environment(paths.VENV, wheel)
         write_file(known, requirements)
     else:
         _pip(paths.VENV, "install", "--no-deps", "--force-reinstall", wheel)

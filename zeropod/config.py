@@ -29,9 +29,7 @@ CRI_SANDBOX_NAMESPACE: Final = "io.kubernetes.cri.sandbox-namespace"
 RUNC_GROUP: Final = "io.containerd.runc.v2.group"
 
 # Names of the product that this version accepts, checks nothing of, and does not act on.
-_UNSUPPORTED: Final = frozenset(
-    {"pre-dump", "migrate", "live-migrate", "disable-migrate-data", "activation"}
-)
+_UNSUPPORTED: Final = frozenset({"migrate", "live-migrate", "disable-migrate-data", "activation"})
 
 _MAX_PROBE_BUFFER: Final = 64 * 1024
 _DURATION_PART: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
@@ -81,6 +79,7 @@ class Settings:
     ports: tuple[int, ...] | None = None
     udp_ports: tuple[int, ...] = ()
     scaledown_duration_ns: int = 60 * 1_000_000_000
+    pre_dump: bool = False
     disable_checkpointing: bool = False
     disable_probe_detection: bool = False
     probe_buffer_size: int = 1024
@@ -127,6 +126,7 @@ class Settings:
             scaledown_duration_ns=read(
                 "scaledown-duration", parse_duration, base.scaledown_duration_ns
             ),
+            pre_dump=read("pre-dump", _parse_bool, False),
             disable_checkpointing=read("disable-checkpointing", _parse_bool, False),
             disable_probe_detection=read("disable-probe-detection", _parse_bool, False),
             probe_buffer_size=read("probe-buffer-size", _parse_buffer_size, base.probe_buffer_size),

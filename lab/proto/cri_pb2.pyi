@@ -207,6 +207,50 @@ class RuntimeCondition(google.protobuf.message.Message):
 global___RuntimeCondition = RuntimeCondition
 
 @typing.final
+class IDMapping(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: builtins.int
+    CONTAINER_ID_FIELD_NUMBER: builtins.int
+    LENGTH_FIELD_NUMBER: builtins.int
+    host_id: builtins.int
+    container_id: builtins.int
+    length: builtins.int
+    def __init__(
+        self,
+        *,
+        host_id: builtins.int = ...,
+        container_id: builtins.int = ...,
+        length: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["container_id", b"container_id", "host_id", b"host_id", "length", b"length"]) -> None: ...
+
+global___IDMapping = IDMapping
+
+@typing.final
+class UserNamespace(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: builtins.int
+    UIDS_FIELD_NUMBER: builtins.int
+    GIDS_FIELD_NUMBER: builtins.int
+    mode: global___NamespaceMode.ValueType
+    @property
+    def uids(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___IDMapping]: ...
+    @property
+    def gids(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___IDMapping]: ...
+    def __init__(
+        self,
+        *,
+        mode: global___NamespaceMode.ValueType = ...,
+        uids: collections.abc.Iterable[global___IDMapping] | None = ...,
+        gids: collections.abc.Iterable[global___IDMapping] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gids", b"gids", "mode", b"mode", "uids", b"uids"]) -> None: ...
+
+global___UserNamespace = UserNamespace
+
+@typing.final
 class NamespaceOption(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -214,10 +258,13 @@ class NamespaceOption(google.protobuf.message.Message):
     PID_FIELD_NUMBER: builtins.int
     IPC_FIELD_NUMBER: builtins.int
     TARGET_ID_FIELD_NUMBER: builtins.int
+    USERNS_OPTIONS_FIELD_NUMBER: builtins.int
     network: global___NamespaceMode.ValueType
     pid: global___NamespaceMode.ValueType
     ipc: global___NamespaceMode.ValueType
     target_id: builtins.str
+    @property
+    def userns_options(self) -> global___UserNamespace: ...
     def __init__(
         self,
         *,
@@ -225,8 +272,10 @@ class NamespaceOption(google.protobuf.message.Message):
         pid: global___NamespaceMode.ValueType = ...,
         ipc: global___NamespaceMode.ValueType = ...,
         target_id: builtins.str = ...,
+        userns_options: global___UserNamespace | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ipc", b"ipc", "network", b"network", "pid", b"pid", "target_id", b"target_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["userns_options", b"userns_options"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ipc", b"ipc", "network", b"network", "pid", b"pid", "target_id", b"target_id", "userns_options", b"userns_options"]) -> None: ...
 
 global___NamespaceOption = NamespaceOption
 

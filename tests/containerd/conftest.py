@@ -52,16 +52,19 @@ class MakePod(Protocol):
         annotations: Mapping[str, str] | None = None,
         *,
         handler: str = "zeropod",
+        pod_spec: Mapping[str, Any] | None = None,
+        listens: bool = True,
         **container: Any,
     ) -> Pod: ...
 
 
 @pytest.fixture
 def make_pod(node: Node) -> Iterator[MakePod]:
-    """Makes pods with one container, named like its image, that listens when the call returns.
+    """Makes pods with one container, named like its image, that listens when the call returns
+    (unless ``listens`` says that it will not).
 
-    Annotations are given without the prefix ``zeropod.ctrox.dev/``; ``container`` has more fields
-    of its ContainerSpec.
+    Annotations are given without the prefix ``zeropod.ctrox.dev/``; ``pod_spec`` has more fields of
+    its PodSpec, ``container`` of its ContainerSpec.
     """
     made: list[Pod] = []
 
@@ -70,18 +73,18 @@ def make_pod(node: Node) -> Iterator[MakePod]:
         annotations: Mapping[str, str] | None = None,
         *,
         handler: str = "zeropod",
+        pod_spec: Mapping[str, Any] | None = None,
+        listens: bool = True,
         **container: Any,
     ) -> Pod:
-        spec = PodSpec(
-            f"{image}-{next(_numbers)}",
-            handler,
-            annotations={f"zeropod.ctrox.dev/{k}": v for k, v in (annotations or {}).items()},
-            cgroup_parent=node.cgroup_parent,
-        )
+        given = {f"zeropod.ctrox.dev/{k}": v for k, v in (annotations or {}).items()}
+        fields = {"annotations": given, "cgroup_parent": node.cgroup_parent, **(pod_spec or {})}
+        spec = PodSpec(f"{image}-{next(_numbers)}", handler, **fields)
         pod = Pod(node, spec)
         made.append(pod)
         pod.add(ContainerSpec(image, f"localhost/{image}:lab", **container))
-        pod.wait_for_port(_PORTS[image])
+        if listens:
+            pod.wait_for_port(_PORTS[image])
         return pod
 
     yield make

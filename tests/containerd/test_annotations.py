@@ -56,7 +56,7 @@ def test_a_malformed_one_refuses_the_pod(
 
 
 def test_what_this_version_does_not_act_on_is_named(make_pod: MakePod, log: Log) -> None:
-    given = {"pre-dump": "true", "migrate": "stateful", "live-migrate": "stateful"}
+    given = {"migrate": "stateful", "live-migrate": "stateful"}
     pod = make_pod("stateful", {**FAST, **given})
     named = ", ".join(sorted(PREFIX + name for name in given))
     (app,) = pod.containers

@@ -67,7 +67,7 @@ def test_a_killed_shim_is_reported_and_leaves_nothing(
     state(pod)  # type: ignore[operator]
     _kill(shim_pid)
     assert app.wait_exited() == _UNKNOWN
-    assert not app.live_pids()
+    waiting.until("the end of its processes", lambda: not app.live_pids())
     waiting.until(
         "the sandbox's end",
         lambda: pod.node.cri.pod_status(pod.id).state == pb.SANDBOX_NOTREADY,

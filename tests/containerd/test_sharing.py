@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from lab import paths
+from lab import paths, processes, waiting
 from lab.node import Node
+from tests.containerd.conftest import MakePod
 from tests.unit.shim import test_sharing as everywhere
 
 _PYTHON = [str(paths.VENV / "bin/python"), "-I"]
+
+_BOUND = 3_200_000
 
 _SCRIPT = """
 import gc, os, sys
@@ -51,6 +54,22 @@ def test_a_child_shares_its_parents_memory(node: Node) -> None:
     """By pages, not by time. Without immortal objects (Python 3.11) it would be the same."""
     unshared, shared = _private_kib("plain"), _private_kib("shared")
     assert shared < unshared / 2, f"{shared} KiB with sharing, {unshared} KiB without"
+
+
+def test_a_shim_asleep_has_given_back_what_it_used(make_pod: MakePod) -> None:
+    """Far below what it has without sharing (7 MB); docs/performance.md has the figures."""
+    pod = make_pod("nginx", {"scaledown-duration": "1s"})
+    (app,) = pod.containers
+    shim = pod.shim_pid()
+    for _ in range(3):
+        app.wait_asleep()
+        assert pod.request(port=80).status == 200
+    app.wait_asleep()
+
+    def is_small() -> bool:
+        return processes.private_bytes(shim) < _BOUND
+
+    waiting.until(f"a shim below {_BOUND} bytes", is_small, 60)
 
 
 @pytest.mark.parametrize(

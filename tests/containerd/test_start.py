@@ -76,7 +76,7 @@ def test_the_containers_of_a_dead_shim_end_with_it(
         app.wait_exited()
         waiting.until("the end of its processes", lambda: not app.live_pids())  # noqa: B023
         waiting.until("the end of its images", lambda: not app.image_store().exists())  # noqa: B023
-    with bounded("removal", 20):
+    with bounded("removal"):
         pod.remove()
 
 
@@ -93,5 +93,5 @@ def test_containers_of_a_shim_that_died_with_containerd(
     for app in (pod.containers[0], runs):
         app.wait_exited()
         waiting.until("the end of its processes", lambda: not app.live_pids())  # noqa: B023
-    with bounded("removal", 20):
+    with bounded("removal"):
         pod.remove()

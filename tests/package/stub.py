@@ -1,6 +1,7 @@
 """In place of zeropod.shim.assemble: a shim without containers, which accepts and hangs up."""
 
 import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -8,10 +9,17 @@ from typing import Any
 
 
 def serve(shim: Any, ready: Callable[[], None]) -> None:
-    """Serve until a connection says quit. STUB=fail: break before that; STUB=hang: never answer."""
+    """Serve until a connection says quit.
+
+    STUB=fail: break before that; STUB=environ: and say what a runtime would find in its
+    environment; STUB=hang: never answer.
+    """
     mode = os.environ.get("STUB", "")
     if mode == "fail":
         raise RuntimeError("it does not work")
+    if mode == "environ":
+        found = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout
+        raise RuntimeError(" ".join(found.splitlines()))
     if mode != "hang":
         ready()
     while True:

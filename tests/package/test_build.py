@@ -185,3 +185,18 @@ def test_info_survives_garbage(installed: Path, runtime: Path, stdin: bytes) -> 
         [installed / LAUNCHER, "-info"], input=stdin, capture_output=True, env=environ
     )
     assert done.returncode in (0, 1)
+
+
+@pytest.mark.parametrize("rest", ["exec sleep 1000", "echo '}'; exec >/dev/null; exec sleep 1000"])
+def test_info_does_without_the_features_of_a_runtime_that_hangs(
+    installed: Path, runtime: Path, rest: str
+) -> None:
+    """In the middle of its document, or after it."""
+    runtime.write_text(f"#!/bin/sh\necho '{{'\n{rest}\n")
+    options = runc_options_pb2.Options(binary_name=str(runtime)).SerializeToString()
+    given = Any(type_url="containerd.runc.v1.Options", value=options).SerializeToString()
+    launcher = [installed / LAUNCHER, "-info"]
+    done = subprocess.run(launcher, input=given, check=True, capture_output=True, timeout=60)
+    found = RuntimeInfo.FromString(done.stdout)
+    assert found.name == "io.containerd.zeropod.v2"
+    assert not found.HasField("features")

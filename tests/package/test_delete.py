@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
 from tests.package.node import Node
 from zeropod.api.task_pb2 import DeleteResponse
+from zeropod.oci.joined import Host
+from zeropod.oci.runtime import RuntimeOptions
 from zeropod.shim.process import hierarchies
 
 
@@ -122,3 +125,45 @@ def test_delete_removes_cgroups_that_the_runtime_does_not_know(
         process.kill()
         for root in roots:
             (root / name).rmdir()
+
+
+def test_delete_takes_along_who_has_joined(stub_node: Node, tmp_path: Path) -> None:
+    """Though containerd has removed the bundle of it already."""
+    stub_node.start("pod")
+    (pid,) = stub_node.shims()
+    app = stub_node.bundle("app")
+    runtime = fake_runtime(tmp_path)
+    options = RuntimeOptions(binary_name=str(runtime), root="/run/r")
+    Host("pod", "/run/containerd/s/x").note(app, options)
+    options.note(stub_node.bundles / "pod")
+    shutil.rmtree(app)
+    stub_node.call("delete", "pod")
+    assert not (tmp_path / "calls").read_text().count("app"), "of a shim that lives"
+    stub_node.kill(pid)
+    stub_node.call("delete", "pod")
+    assert (tmp_path / "calls").read_text().splitlines()[1:] == [
+        f"--root /run/r/test delete --force {id}" for id in ("app", "pod")
+    ]
+
+
+def test_two_deletes_of_one_container_do_not_meet(stub_node: Node, tmp_path: Path) -> None:
+    """One for it and one for its sandbox: the runtime runs for one after the other."""
+    stub_node.start("pod")
+    (pid,) = stub_node.shims()
+    app = stub_node.bundle("app", **{"io__kubernetes__cri__sandbox-id": "pod"})
+    runtime = fake_runtime(tmp_path)
+    busy = tmp_path / "busy"
+    alone = f"mkdir {busy} || echo met >> {tmp_path}/calls; sleep 0.5; rmdir {busy}"
+    runtime.write_text(f"{runtime.read_text()}case $* in *app) {alone} ;; esac\n")
+    options = RuntimeOptions(binary_name=str(runtime))
+    Host("pod", "/run/containerd/s/x").note(app, options)
+    (app / "address").unlink()
+    options.note(app)
+    options.note(stub_node.bundles / "pod")
+    stub_node.kill(pid)
+    both = [stub_node.launch("delete", id) for id in ("pod", "app")]
+    for process in both:
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, b"")
+    assert "met" not in (tmp_path / "calls").read_text()
+    assert (tmp_path / "calls").read_text().count("app") == 2

@@ -80,6 +80,16 @@ def test_an_error_is_one_line_on_stderr(stub_node: Node, zygote: str) -> None:
     assert not list(stub_node.path("/run/containerd/s").iterdir())
 
 
+@pytest.mark.parametrize("zygote", ["on", "off"])
+def test_a_runtime_gets_containerds_environment_and_no_more(stub_node: Node, zygote: str) -> None:
+    """Not what the interpreter was given for itself: its settings of malloc."""
+    process = stub_node.launch("start", "a", ZEROPOD_ZYGOTE=zygote, STUB="environ", EXTRA="kept")
+    _, err = process.communicate(timeout=120)
+    names = {word.partition(b"=")[0] for word in err.split() if b"=" in word}
+    assert {b"PATH", b"EXTRA", b"STUB"} <= names, err
+    assert not names & {b"GLIBC_TUNABLES", b"MALLOC_ARENA_MAX"}, err
+
+
 def properties(pid: int) -> dict[str, object]:
     """What a shim is to the kernel."""
     folder = Path(f"/proc/{pid}")
@@ -137,7 +147,8 @@ def test_the_zygote_has_no_strays(stub_node: Node) -> None:
         stub_node.start(f"b{number}")
     waiting.until("the zygote's own descriptors", only_its_own)
     environ = Path(f"/proc/{zygote}/environ").read_bytes().rstrip(b"\0").split(b"\0")
-    assert {entry.split(b"=")[0] for entry in environ} == {b"PATH", b"MALLOC_ARENA_MAX"}
+    names = {entry.split(b"=")[0] for entry in environ}
+    assert names == {b"PATH", b"MALLOC_ARENA_MAX", b"GLIBC_TUNABLES"}
 
 
 def test_the_log_goes_to_the_fifo(stub_node: Node) -> None:

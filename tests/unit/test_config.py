@@ -123,10 +123,14 @@ def test_malformed_value_for_another_container_is_refused_too() -> None:
         parse("web", ports_map="other=x")
 
 
+def test_a_pre_dump_is_asked_for() -> None:
+    assert parse(pre_dump="true").pre_dump and not parse().pre_dump
+
+
 def test_what_has_no_effect_is_listed() -> None:
-    assert parse(migrate="web", pre_dump="true").unsupported == (
+    assert parse(migrate="web", activation="park").unsupported == (
+        PREFIX + "activation",
         PREFIX + "migrate",
-        PREFIX + "pre-dump",
     )
 
 

@@ -12,3 +12,13 @@ def immortalize(roots: list[object]) -> int:
 
 def fill() -> None:
     """Fill the holes of the heap for ever, so that what is made next lies on pages of its own."""
+
+def forget_names() -> None:
+    """Empty the interpreter's cache of looked-up attributes, which owns the names in it."""
+
+def release(large: object) -> None:
+    """Give back what is held and not needed, before a long sleep: a millisecond at most.
+
+    ``large``: an object that was made of zeros, most of which were never used; its zero pages are
+    given back too. No other thread may write to it meanwhile.
+    """

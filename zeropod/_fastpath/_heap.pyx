@@ -3,6 +3,12 @@ cdef extern from "heap.h":
     void zp_heap_fill_arenas()
     void zp_heap_fill_malloc()
 
+cdef extern from "Python.h":
+    unsigned int PyType_ClearCache()
+
+cdef extern from "rest.h":
+    void zp_rest_release(object large)
+
 
 def immortalize(list roots not None):
     return zp_heap_immortalize(roots)
@@ -11,3 +17,11 @@ def immortalize(list roots not None):
 def fill():
     zp_heap_fill_arenas()
     zp_heap_fill_malloc()
+
+
+def forget_names():
+    PyType_ClearCache()
+
+
+def release(large not None):
+    zp_rest_release(large)

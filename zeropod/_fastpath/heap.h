@@ -104,6 +104,8 @@ static inline Py_ssize_t zp_heap_immortalize(PyObject *roots)
 
 		if (object == roots || _Py_IsImmortal(object))
 			continue;
+		if (PyUnicode_CheckExact(object) && PyObject_Hash(object) == -1)
+			PyErr_Clear();
 		Py_SET_REFCNT(object, ZP_IMMORTAL);
 		made++;
 		error = zp_todo_push_referents(&todo, object);

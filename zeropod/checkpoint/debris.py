@@ -69,17 +69,23 @@ async def _clear(target: Target, runtime: Runtime, work: Path, group: int) -> No
             cgroup.remove()
 
 
+def abandoned_mount_trees() -> set[Path]:
+    """Directories in /tmp that belong to no CRIU that lives: none while one does.
+
+    They are listed first: one that is made later is not among them.
+    """
+    every = set(criu.TEMPORARY.parent.glob(criu.TEMPORARY.name))
+    lives = any(_name(entry) == criu.BINARY for entry in Path("/proc").iterdir())
+    return set() if lives else every
+
+
 def _mount_trees(work: Path) -> set[Path]:
     """Directories in /tmp that this restore left.
 
     CRIU names its own in the log only a while after it has made it. One that no log names may be
-    another restore's, and removing it would take that one's mounts away: so it is taken only while
-    no CRIU lives on this host. The directories are listed first: one that is made later is not.
+    another restore's, and removing it would take that one's mounts away.
     """
-    every = set(criu.TEMPORARY.parent.glob(criu.TEMPORARY.name))
-    if any(_name(entry) == criu.BINARY for entry in Path("/proc").iterdir()):
-        return criu.mount_trees(work / "restore.log")
-    return every
+    return criu.mount_trees(work / "restore.log") | abandoned_mount_trees()
 
 
 def _name(process: Path) -> str:

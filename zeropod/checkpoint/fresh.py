@@ -37,6 +37,9 @@ class FreshEngine:
     def annotations(self) -> Mapping[str, str]:
         return {}
 
+    async def pre_dump(self, target: Target, images: ImageDir) -> None:
+        """There is no memory to keep."""
+
     async def checkpoint(self, target: Target, images: ImageDir) -> None:
         try:
             ended = self._reaper.watch(target.init_pid)

@@ -4,6 +4,7 @@
       <namespace>.<id>         0711, locked by the shim while it lives
         <n>                    0700, one per sleep
           images               what CRIU wrote, files 0600
+          pre-dump             memory that it wrote ahead, which images/parent points to
           work                 logs of the dump and of each attempt to restore
           manifest.json        written last, by rename: sizes of all files, checksums of small ones
           consumed             exists from the moment a restore was begun
@@ -33,6 +34,7 @@ _VERSION: Final = 1
 _FAILED: Final = "failed"
 _DOOMED: Final = ".removed-"
 _LOCK: Final = ".lock"
+_PRE_DUMP: Final = "pre-dump"
 
 _Entry = tuple[int, int | None]  # size in bytes, CRC-32 of a small file
 
@@ -69,6 +71,29 @@ class ImageDir:
         """The work directory of the dump."""
         return self.path / "work" / "dump"
 
+    @property
+    def pre_dump(self) -> Path:
+        """What was written ahead of the dump, where something was."""
+        return self.path / _PRE_DUMP
+
+    @property
+    def parent(self) -> str:
+        """Where the dump finds what was written ahead, as seen from ``images``; "" if nothing."""
+        return f"../{_PRE_DUMP}" if self.pre_dump.exists() else ""
+
+    def make_pre_dump(self, owner: tuple[int, int] = (0, 0)) -> Path:
+        """An empty directory to write into ahead of the dump. Returns a work directory for it."""
+        work = self.dump.with_name(_PRE_DUMP)
+        for directory in (self.pre_dump, work):
+            directory.mkdir(mode=0o700)
+            if owner != (0, 0):
+                os.chown(directory, *owner)
+        return work
+
+    def drop_pre_dump(self) -> None:
+        """The dump is to do without."""
+        shutil.rmtree(self.pre_dump)
+
     @classmethod
     def make(cls, path: Path, owner: tuple[int, int] = (0, 0)) -> ImageDir:
         """An empty one. ``owner``: (uid, gid) of the container's root on the host."""
@@ -90,15 +115,9 @@ class ImageDir:
 
     def seal(self, owner: tuple[int, int] = (0, 0)) -> None:
         """Take down what the dump has written. From now on `verify` holds it to that."""
-        files: dict[str, _Entry] = {}
-        for entry in sorted(os.scandir(self.images), key=lambda entry: entry.name):
-            if entry.is_file(follow_symlinks=False):
-                Path(entry.path).chmod(0o600)
-                if owner != (0, 0):
-                    os.chown(entry.path, *owner)
-                size = entry.stat(follow_symlinks=False).st_size
-                small = size <= _SMALL and not entry.name.startswith("pages-")
-                files[entry.name] = (size, _checksum(Path(entry.path)) if small else None)
+        files = _seal(self.images, "", owner)
+        if self.parent:
+            files |= _seal(self.pre_dump, f"{self.parent}/", owner)
         self._files = files
         fresh = self.path / "manifest.json.new"
         with contextlib.suppress(OSError):  # the disk is full now: this object knows it, too
@@ -266,6 +285,19 @@ def _lock(path: Path) -> int | None:
         raise
     os.close(lock)
     return None
+
+
+def _seal(directory: Path, prefix: str, owner: tuple[int, int]) -> dict[str, _Entry]:
+    files: dict[str, _Entry] = {}
+    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+        if entry.is_file(follow_symlinks=False):
+            Path(entry.path).chmod(0o600)
+            if owner != (0, 0):
+                os.chown(entry.path, *owner)
+            size = entry.stat(follow_symlinks=False).st_size
+            small = size <= _SMALL and not entry.name.startswith("pages-")
+            files[prefix + entry.name] = (size, _checksum(Path(entry.path)) if small else None)
+    return files
 
 
 def _checksum(file: Path) -> int:

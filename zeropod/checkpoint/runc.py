@@ -25,6 +25,7 @@ from typing import Final
 
 from zeropod._fastpath._activator import RestorePlan
 from zeropod.checkpoint import census, criu, debris, progress
+from zeropod.checkpoint.dirty import DirtyTracking
 from zeropod.checkpoint.engine import Stdio, Target
 from zeropod.checkpoint.image import ImageDir
 from zeropod.checkpoint.progress import Patience
@@ -59,9 +60,32 @@ class RuncEngine:
         self._runtime = runtime
         self._reaper = reaper
         self._config = criu.config_file(bundle.path)
+        self._dirty = DirtyTracking(reaper)
 
     def annotations(self) -> Mapping[str, str]:
         return {criu.CONFIG_ANNOTATION: str(self._config)}
+
+    async def pre_dump(self, target: Target, images: ImageDir) -> None:
+        try:
+            if not await self._dirty.works(target.id):
+                return
+        except (DeadlineExceeded, OSError) as error:
+            log.warning("%s: no pre-dump: criu check: %s", target.id, error)
+            return
+        stopped, memory_bytes = _look(target, images)
+        work = images.make_pre_dump(target.owner)
+        options = ["--pre-dump", *_options(target)]
+        try:
+            await self._dump(target, images.pre_dump, work, options, memory_bytes)
+        except (RuntimeFailed, DeadlineExceeded) as error:
+            _let_run(target, stopped)
+            images.drop_pre_dump()
+            said = criu.reason(work / "dump.log") or error
+            log.warning("%s: the pre-dump failed, a plain dump follows: %s", target.id, said)
+            return
+        if _free_bytes(images) < memory_bytes + _SPARE_BYTES:  # all of it may have changed
+            images.drop_pre_dump()
+            log.warning("%s: no room for a pre-dump and a dump: the dump is a plain one", target.id)
 
     async def checkpoint(self, target: Target, images: ImageDir) -> None:
         if criu.find() is None:
@@ -70,20 +94,12 @@ class RuncEngine:
                 f"({os.environ.get('PATH', '')}); install CRIU 4.2 or newer"
             )
         stopped, memory_bytes = _look(target, images)
-        self._config.write_text(criu.config())
+        options = _options(target)
+        if images.parent:
+            options += ["--parent-path", images.parent]
         dump_log = images.dump / "dump.log"
         try:
-            with _shared_namespaces(target.bundle) as fds:
-                await self._runtime.checkpoint(
-                    target.id,
-                    target.bundle.path,
-                    image_path=images.images,
-                    work_path=images.dump,
-                    setns=fds,
-                    extra=_options(target),
-                    env=criu.environment(),
-                    timeout_s=_DUMP_DEADLINE_S + memory_bytes / _DUMP_BYTES_PER_S,
-                )
+            await self._dump(target, images.images, images.dump, options, memory_bytes)
         except (RuntimeFailed, DeadlineExceeded) as error:
             if not (criu.dumped(dump_log) and _ended(target.init_pid)):
                 _let_run(target, stopped)
@@ -93,6 +109,22 @@ class RuncEngine:
             with contextlib.suppress(ZeropodError, OSError):  # the images are what counts now
                 await debris.clear(target, self._runtime, images.dump, 0)
         images.seal(target.owner)
+
+    async def _dump(
+        self, target: Target, images: Path, work: Path, options: list[str], memory_bytes: int
+    ) -> None:
+        self._config.write_text(criu.config())
+        with _shared_namespaces(target.bundle) as fds:
+            await self._runtime.checkpoint(
+                target.id,
+                target.bundle.path,
+                image_path=images,
+                work_path=work,
+                setns=fds,
+                extra=options,
+                env=criu.environment(),
+                timeout_s=_DUMP_DEADLINE_S + memory_bytes / _DUMP_BYTES_PER_S,
+            )
 
     def plan(self, target: Target, images: ImageDir, stdio: Stdio) -> RestorePlan:
         images.verify()
@@ -198,9 +230,8 @@ def _look(target: Target, images: ImageDir) -> tuple[frozenset[int], int]:
         raise CheckpointFailed(
             f"checkpoint {target.id}: not of init's tree, would be lost: {names}"
         )
-    disk = os.statvfs(images.path)
     memory_bytes = found.memory_bytes()
-    free, needed = disk.f_bfree * disk.f_frsize, memory_bytes + _SPARE_BYTES
+    free, needed = _free_bytes(images), memory_bytes + _SPARE_BYTES
     if free < needed:
         raise CheckpointFailed(
             f"checkpoint {target.id}: {needed >> 20} MiB are needed and {free >> 20} MiB are free "
@@ -210,9 +241,13 @@ def _look(target: Target, images: ImageDir) -> tuple[frozenset[int], int]:
     return frozenset(stopped), memory_bytes
 
 
-def _failed(target: Target, images: ImageDir, reason: str) -> CheckpointFailed:
+def _free_bytes(images: ImageDir) -> int:
     disk = os.statvfs(images.path)
-    if disk.f_bfree * disk.f_frsize < _SPARE_BYTES // 4:
+    return disk.f_bfree * disk.f_frsize
+
+
+def _failed(target: Target, images: ImageDir, reason: str) -> CheckpointFailed:
+    if _free_bytes(images) < _SPARE_BYTES // 4:
         reason = f"no space left on the disk of {images.path.parent.parent} ({reason})"
     tail = criu.log_tail(images.dump / "dump.log")
     return CheckpointFailed(f"checkpoint {target.id}: {reason}", tail)

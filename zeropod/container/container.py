@@ -391,6 +391,8 @@ class Container:
     def open_io(self, process: Process, *, keep: bool) -> ProcessIO:
         """The stdio of init (which keeps it over sleeps) or of an exec. Raises as `ProcessIO`."""
         owner = self.runtime.options.io_owner
+        if owner == (0, 0):
+            owner = self.bundle.mapped_user
         named = {"id": process.id, "namespace": self.pod.namespace}
         open_logger = partial(Logger, self.reaper, **named, owner=owner)
         return ProcessIO(

@@ -21,6 +21,8 @@ def why_unscaled(bundle: Bundle, settings: Settings) -> str:
         return "container-names does not name it"
     if not settings.scales:
         return "scaledown-duration is 0"
+    if bundle.namespace_path("user"):
+        return "its user namespace is the pod's: a restore would put it into another one"
     network = bundle.namespace_path("network")
     if _is_hosts(network, "net"):
         return "it has the host's network"

@@ -4,7 +4,7 @@ phase      processes     ports               what moves it on
 FINDING    live          the app's           PORTS (known: watch them), REFUSED (cannot be scaled)
 UNSCALED   live          the app's           -
 AWAKE      live          the app's           IDLE (nothing for the scale-down duration)
-DUMPING    being dumped  ours, held          DUMPED, DUMP_FAILED
+DUMPING    being dumped  ours, held          DUMPED, DUMP_FAILED, BUSY (after a pre-dump)
 ASLEEP     none          ours, armed         FIRED (a connection, or a request of ours)
 WAKING     coming back   ours, then theirs   RESTORED, LOST (for good)
 ENDED      none          none                -
@@ -37,6 +37,7 @@ class Move(Enum):
     IDLE = "idle"
     DUMPED = "dumped"
     DUMP_FAILED = "dump failed"
+    BUSY = "no longer idle"
     FIRED = "restore fired"
     RESTORED = "restored"
     LOST = "lost"
@@ -49,6 +50,7 @@ MOVES: Final[Mapping[tuple[Phase, Move], Phase]] = {
     (Phase.AWAKE, Move.IDLE): Phase.DUMPING,
     (Phase.DUMPING, Move.DUMPED): Phase.ASLEEP,
     (Phase.DUMPING, Move.DUMP_FAILED): Phase.AWAKE,
+    (Phase.DUMPING, Move.BUSY): Phase.AWAKE,
     (Phase.ASLEEP, Move.FIRED): Phase.WAKING,
     (Phase.WAKING, Move.RESTORED): Phase.AWAKE,
     (Phase.WAKING, Move.LOST): Phase.ENDED,

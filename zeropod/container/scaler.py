@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from zeropod._fastpath import _heap
 from zeropod._fastpath._activator import Event, EventKind, RestorePlan
 from zeropod.activator import ports
 from zeropod.checkpoint import image
@@ -60,6 +61,7 @@ _SIGNAL_S: Final = 60.0
 _HANDLERS_S: Final = 5.0
 _LOOK_S: Final = 0.01
 _LARGE_BYTES: Final = 64 << 20
+_REST_S: Final = 0.1
 
 
 class Group(Trigger, Protocol):
@@ -301,11 +303,16 @@ class Scaler:
             container.move(Verb.SCALE_DOWN)
             self._advance(Move.IDLE)
             try:
+                if container.settings.pre_dump:  # the app runs and serves meanwhile
+                    await self.engine.pre_dump(*self._look())
+                    if not self._idle.is_due:
+                        self._stay_awake(Move.BUSY)
+                        return
                 self._group.hold()
-                if not self._idle.is_due:
-                    self._let_be()
+                if not self._idle.is_due:  # somebody came before that: a dump would cut them off
+                    self._stay_awake(Move.BUSY)
                     return
-                await self._dump()
+                await self.engine.checkpoint(*self._look())
             except (ZeropodError, OSError) as error:
                 self._dump_failed(error)
                 return
@@ -320,38 +327,41 @@ class Scaler:
             )
             self.history.checkpoints.done(took_ns)
             container.report(Outcome.SCALED_DOWN, took_ns)
+            self._loop.call_later(_REST_S, self._rest)
 
-    def _let_be(self) -> None:
-        """Somebody came between the look and the hold: a dump would break that connection."""
-        assert self._group is not None
-        self._group.awake()
-        self._advance(Move.DUMP_FAILED)
-        self._idle.start()
-        self._container.move(Verb.AWAKE)
+    def _rest(self) -> None:
+        """Give back what a sleep does not need, once all that belongs to falling asleep is done."""
+        if self.phase is Phase.ASLEEP:
+            _heap.release(self._loop)
 
-    async def _dump(self) -> None:
+    def _look(self) -> tuple[Target, ImageDir]:
+        """The container as it is now, and the directory of this sleep's images."""
         container = self._container
         pid = container.init.live_pid
         self._signals = Dispositions.of(pid)
         self._target = Target.of(container.id, container.bundle, pid)
         if self._store is None:
             self._store = self._open_store()
-        self._images = self._store.new(self._target.owner)
-        await self.engine.checkpoint(self._target, self._images)
+        if self._images is None:
+            self._images = self._store.new(self._target.owner)
+        return self._target, self._images
 
     def _dump_failed(self, error: Exception) -> None:
         self.history.checkpoints.errors += 1
+        log.error("%s: stays awake: %s", self._container.id, with_log(error))
+        self._idle.back_off()
+        self._stay_awake(Move.DUMP_FAILED)
+        self._container.report(Outcome.CHECKPOINT_FAILED, log=with_log(error))
+
+    def _stay_awake(self, why: Move) -> None:
         if self._images is not None:
             self._images.discard()
             self._images = None
-        log.error("%s: stays awake: %s", self._container.id, with_log(error))
         if self._group is not None:
             self._group.awake()
-        self._advance(Move.DUMP_FAILED)
-        self._idle.back_off()
+        self._advance(why)
         self._idle.start()
         self._container.move(Verb.AWAKE)
-        self._container.report(Outcome.CHECKPOINT_FAILED, log=with_log(error))
 
     def _prepare(self) -> None:
         """Compute all that a wake-up needs and hand it to the activator."""

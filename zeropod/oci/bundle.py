@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,32 @@ from zeropod.errors import InvalidArgument
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """``namespaces``: kind → path, "" where the container gets one of its own."""
+    """``namespaces``: kind → path, "" where the container gets one of its own.
+
+    ``user``: (uid, gid) of the first process as the host sees it where it is in a user namespace.
+    """
 
     root: str
     annotations: dict[str, str]
     cgroups_path: str
     namespaces: dict[str, str]
     terminal: bool
+    user: tuple[int, int]
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> _Kept:
-        linux = config.get("linux") or {}
+        linux, process = config.get("linux") or {}, config.get("process") or {}
+        user = process.get("user") or {}
         return cls(
             (config.get("root") or {}).get("path") or "rootfs",
             config.get("annotations") or {},
             linux.get("cgroupsPath") or "",
             {ns.get("type", ""): ns.get("path") or "" for ns in linux.get("namespaces") or ()},
-            bool((config.get("process") or {}).get("terminal")),
+            bool(process.get("terminal")),
+            (
+                _outside(linux.get("uidMappings"), user.get("uid", 0)),
+                _outside(linux.get("gidMappings"), user.get("gid", 0)),
+            ),
         )
 
 
@@ -69,6 +78,11 @@ class Bundle:
     def terminal(self) -> bool:
         """Whether init has a terminal."""
         return self._kept.terminal
+
+    @property
+    def mapped_user(self) -> tuple[int, int]:
+        """(uid, gid) of the first process as the host sees it; (0, 0) without a user namespace."""
+        return self._kept.user
 
     def namespace_path(self, kind: str) -> str | None:
         """The path of a namespace that the container joins; "" where it gets one of its own.
@@ -131,6 +145,15 @@ class Bundle:
             out.write(json.dumps(config, separators=(",", ":")).encode())
         fresh.rename(file)
         self._found = _Kept.of(config)
+
+
+def _outside(mappings: Iterable[Mapping[str, int]] | None, id: int) -> int:
+    """An id of a user namespace as the host sees it; 0 where nothing maps it."""
+    for entry in mappings or ():
+        first, size = int(entry["containerID"]), int(entry["size"])
+        if first <= id < first + size:
+            return int(entry["hostID"]) + id - first
+    return 0
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

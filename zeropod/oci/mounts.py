@@ -17,8 +17,10 @@ from typing import Final
 
 from zeropod.errors import RuntimeFailed
 from zeropod.oci import mountinfo, syscalls
+from zeropod.oci.idmap import IdMap, mapped, mapped_layers
 
 _PAGE: Final = 4096
+_LOWER: Final = "lowerdir="
 
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC = 1, 32, 4096, 16384
 _SET: Final = {
@@ -143,23 +145,37 @@ def unmount_below(directory: Path, keep: Collection[Path] = ()) -> None:
 
 
 def _mount(mount: Mount, target: Path) -> None:
-    parsed = parse(mount.options)
+    ids, options = IdMap.take(mount.options)
     try:
-        if "loop" in parsed.data.split(","):
-            raise OSError(errno.EOPNOTSUPP, "loop devices are not supported by this version")
-        if len(os.fsencode(parsed.data)) >= _PAGE:
-            _mount_from_parent(mount, parsed, target)
+        if ids is None:
+            _mount_plain(mount, parse(options), target)
+        elif mount.type == "overlay":
+            lower = [option for option in options if option.startswith(_LOWER)]
+            layers = "".join(lower).removeprefix(_LOWER).split(":")
+            with mapped_layers(target, ids, layers) as found:
+                others = [option for option in options if option not in lower]
+                _mount_plain(mount, parse([*others, _LOWER + ":".join(found)]), target)
         else:
-            syscalls.mount(mount.source, str(target), mount.type, parsed.flags, parsed.data)
-        if parsed.flags & MS_BIND and parsed.flags & ~(MS_BIND | MS_REC):
-            # A bind takes no other flags: they need a second call.
-            flags = parsed.flags | MS_REMOUNT
-            syscalls.mount(mount.source, str(target), mount.type, flags, parsed.data)
-        if parsed.propagation:
-            syscalls.mount("", str(target), "", parsed.propagation, "")
+            with mapped(target, ids):
+                _mount_plain(mount, parse(options), target)
     except OSError as error:
         text = f"mount {mount.type} {mount.source} at {target}: {error.strerror}"
         raise RuntimeFailed(text) from error
+
+
+def _mount_plain(mount: Mount, parsed: Parsed, target: Path) -> None:
+    if "loop" in parsed.data.split(","):
+        raise OSError(errno.EOPNOTSUPP, "loop devices are not supported by this version")
+    if len(os.fsencode(parsed.data)) >= _PAGE:
+        _mount_from_parent(mount, parsed, target)
+    else:
+        syscalls.mount(mount.source, str(target), mount.type, parsed.flags, parsed.data)
+    if parsed.flags & MS_BIND and parsed.flags & ~(MS_BIND | MS_REC):
+        # A bind takes no other flags: they need a second call.
+        flags = parsed.flags | MS_REMOUNT
+        syscalls.mount(mount.source, str(target), mount.type, flags, parsed.data)
+    if parsed.propagation:
+        syscalls.mount("", str(target), "", parsed.propagation, "")
 
 
 def _mount_from_parent(mount: Mount, parsed: Parsed, target: Path) -> None:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from typing import Final
 
 CLONE_FS: Final = 0x200
 CLONE_NEWNET: Final = 0x40000000
+CLONE_NEWUSER: Final = 0x10000000
 IN_OPEN: Final = 0x20
 MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+# Without a name in older C libraries; the numbers are every architecture's.
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = (ctypes.c_long(number) for number in (428, 429, 442))
+_AT_FDCWD: Final = -100
+_AT_EMPTY_PATH: Final = 0x1000
+_OPEN_TREE_CLONE: Final = 1
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+_MOUNT_ATTR_IDMAP: Final = 0x100000
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
@@ -31,6 +41,25 @@ def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
 def umount2(target: str, flags: int) -> None:
     """umount2(2). Raises OSError."""
     _check(_LIBC.umount2(os.fsencode(target), flags))
+
+
+def open_tree(path: str) -> int:
+    """A descriptor of a new mount, which is nowhere yet, of what is mounted there. OSError."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    return _check(_LIBC.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags)))
+
+
+def map_ids(mount_fd: int, user_namespace_fd: int) -> None:
+    """mount_setattr(2): id-map a mount that is nowhere yet. Raises OSError."""
+    given = struct.pack("4Q", _MOUNT_ATTR_IDMAP, 0, 0, user_namespace_fd)
+    size = ctypes.c_size_t(len(given))
+    _check(_LIBC.syscall(_MOUNT_SETATTR, mount_fd, b"", _AT_EMPTY_PATH, given, size))
+
+
+def move_mount(mount_fd: int, target: str) -> None:
+    """move_mount(2): put a mount that is nowhere yet at a place. Raises OSError."""
+    path, flags = os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH
+    _check(_LIBC.syscall(_MOVE_MOUNT, mount_fd, b"", _AT_FDCWD, path, flags))
 
 
 def unshare(flags: int) -> None:
@@ -53,7 +82,8 @@ def inotify(path: str, mask: int) -> int:
     return fd
 
 
-def _check(result: int) -> None:
+def _check(result: int) -> int:
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+    return result

@@ -7,6 +7,9 @@ reference counts  in nearly every object that is looked at   objects become immo
 new objects       in the holes between old ones              the holes are filled
 inline caches     in the code of every function that runs    code that shims run is put together
 versions          in types and modules, at their first use   used once before the fork
+hashes            in strings, when they are asked for        computed
+names that were   in the cache of looked-up attributes,      the cache is emptied
+looked up         which frees them in the end
 interned strings  in one big table: pathlib interns the      pathlib does not
                   parts of every path, and after some
                   thousands the whole table is copied
@@ -36,9 +39,11 @@ def share() -> None:
     _use_types()
     _use_modules()
     gc.collect()
+    _heap.forget_names()
     _heap.immortalize([*gc.get_objects(), *_types()])
     gc.collect()
     gc.freeze()
+    _heap.forget_names()
     _heap.fill()
 
 

@@ -18,10 +18,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from zeropod.shim import caller, process
+from zeropod.shim import caller, leftovers, process
 from zeropod.shim.main import Serve, run
 from zeropod.shim.sharing import share
 
+_TITLE: Final = "zeropod-zygote"
 _IN_DELETE: Final = 0x200
 _IN_MOVED: Final = 0xC0
 _IN_CLOEXEC_NONBLOCK: Final = os.O_CLOEXEC | os.O_NONBLOCK
@@ -35,6 +36,7 @@ def serve_forks(listening: socket.socket, parent_pidfd: int, path: Path, serve: 
         for descriptor in (listening.fileno(), parent_pidfd, watch.fileno()):
             poll.register(descriptor, select.POLLIN)
         share()
+        leftovers.sweep_aside(_TITLE)
         while True:
             ready = {descriptor for descriptor, _ in poll.poll()}
             if listening.fileno() in ready and _fork(listening, serve):
@@ -103,6 +105,6 @@ def main(path: Path, serve: Serve) -> None:
     gc.disable()
     with socket.socket(fileno=3) as listening:
         process.follow_oom_score(os.getpid(), os.getpid())
-        process.set_title(os.getpid(), "zeropod-zygote")
+        process.set_title(os.getpid(), _TITLE)
         caller.ask(caller.pid_of(4))
         serve_forks(listening, 4, path, serve)

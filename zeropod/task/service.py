@@ -22,13 +22,14 @@ from zeropod.api import task_pb2 as pb
 from zeropod.api import task_types_pb2 as types
 from zeropod.api.runc_options_pb2 import ProcessDetails
 from zeropod.container.container import Container, CreateRequest
-from zeropod.container.events import Stdio
+from zeropod.container.events import Deleted, Stdio
 from zeropod.container.pod import Pod
 from zeropod.container.process import ProcessInfo, Status
 from zeropod.errors import InvalidArgument, NotFound
 from zeropod.oci.joined import Host
 from zeropod.oci.mounts import Mount
 from zeropod.task import metrics, options
+from zeropod.task.deletes import Deletes
 from zeropod.task.events import timestamp
 from zeropod.task.registry import Registry
 from zeropod.ttrpc import Method
@@ -75,6 +76,7 @@ class TaskService:
         self._shutdown = shutdown
         self._host = host
         self._make = create
+        self._deletes = Deletes()
         self._last_bundle: Path | None = None
         self._lingering: asyncio.TimerHandle | None = None
 
@@ -84,7 +86,7 @@ class TaskService:
             "State": Method(pb.StateRequest, self._state),
             "Create": Method(pb.CreateTaskRequest, self._create),
             "Start": Method(pb.StartRequest, self._start),
-            "Delete": Method(pb.DeleteRequest, self._delete),
+            "Delete": Method(pb.DeleteRequest, self._delete, untold=self._deletes.untold),
             "Pids": Method(pb.PidsRequest, self._pids),
             "Pause": Method(pb.PauseRequest, self._pause),
             "Resume": Method(pb.ResumeRequest, self._resume),
@@ -123,6 +125,7 @@ class TaskService:
             parent_checkpoint=request.parent_checkpoint,
         )
         self._registry.reserve(request.id)
+        self._deletes.forget(request.id)
         try:
             if self._host is not None:
                 self._host.note(Path(request.bundle), wanted.options)
@@ -138,15 +141,18 @@ class TaskService:
         return pb.StartResponse(pid=pid)
 
     async def _delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:
-        container = self._registry.get(request.id)
-        gone = await container.delete(request.exec_id)
-        if not request.exec_id:
-            self._forget(request.id, container.bundle.path)
-            self._last_bundle = container.bundle.path
-            self._linger()
-        return pb.DeleteResponse(
-            pid=gone.pid, exit_status=gone.exit.status, exited_at=timestamp(gone.exit.at_ns)
-        )
+        if request.exec_id:
+            container = self._registry.get(request.id)
+            return _gone(await container.delete(request.exec_id))
+        return await self._deletes.once(request.id, self._delete_container)
+
+    async def _delete_container(self, id: str) -> pb.DeleteResponse:
+        container = self._registry.get(id)
+        gone = await container.delete()
+        self._forget(id, container.bundle.path)
+        self._last_bundle = container.bundle.path
+        self._linger()
+        return _gone(gone)
 
     def _forget(self, id: str, bundle: Path) -> None:
         self._registry.remove(id)
@@ -272,6 +278,13 @@ class TaskService:
         else:
             self._linger()
         return Empty()
+
+
+def _gone(event: Deleted) -> pb.DeleteResponse:
+    exit = event.exit
+    return pb.DeleteResponse(
+        pid=event.pid, exit_status=exit.status, exited_at=timestamp(exit.at_ns)
+    )
 
 
 def _check_id(verb: str, id: str) -> None:

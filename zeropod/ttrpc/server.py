@@ -42,13 +42,15 @@ _UCRED: Final = struct.Struct("3i")
 class Method(NamedTuple):
     """The type of a method's request and what answers it: once, or with a ``stream`` of messages.
 
-    ``waits``: it only waits for something, and ending it early loses nothing.
+    ``waits``: it only waits for something, and ending it early loses nothing. ``untold`` takes the
+    request and the answer that came too late for its caller.
     """
 
     request: type[Message]
     handler: Handler | None = None
     waits: bool = False
     stream: StreamHandler | None = None
+    untold: Callable[[Any, bytes], None] | None = None
 
 
 class _Call(NamedTuple):
@@ -167,8 +169,10 @@ class Server:
                 alarm.cancel()
         if response is None:
             connection.end_stream(stream_id)
-        else:
-            connection.answer(stream_id, response)
+            return
+        told = connection.answer(stream_id, response)
+        if not told and call.method.untold is not None and not response.status.code:
+            call.method.untold(call.argument, response.payload)
 
 
 def _expire(
@@ -241,10 +245,12 @@ class _Connection(asyncio.Protocol):
             elif isinstance(event, Refused):
                 self._send(event.stream_id, _failure(event.code, event.message))
 
-    def answer(self, stream_id: int, response: Response) -> None:
-        """Send the answer of a stream, if the stream has not had one."""
-        if self._streams.answered(stream_id):
-            self._send(stream_id, response)
+    def answer(self, stream_id: int, response: Response) -> bool:
+        """Send the answer of a stream, if it has not had one and the peer is there. False: not."""
+        if not self._streams.answered(stream_id) or self._transport is None:
+            return False
+        self._send(stream_id, response)
+        return True
 
     def send_message(self, stream_id: int, message: Message) -> None:
         """Send one of many, if the stream has not ended."""

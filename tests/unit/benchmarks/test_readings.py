@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+
 import pytest
 
-from benchmarks import client, memory, scaledown, wake
+from benchmarks import client, idle, memory, scaledown, wake
 from lab.steps import LabError
 
 _LOG = """\
@@ -25,6 +29,50 @@ def test_memory_is_summed_by_name_and_divided_by_pods() -> None:
         "pause": 10,
         "shim": 20,
     }
+
+
+@pytest.mark.parametrize(
+    ("last", "verdict"),
+    [
+        (2_310_000, "growth over the last 80 wake-ups: +5.0%, bound 5%: not met"),
+        (2_300_000, "growth over the last 80 wake-ups: +4.5%, bound 5%: met"),
+        (2_100_000, "growth over the last 80 wake-ups: -4.5%, bound 5%: met"),
+    ],
+)
+def test_growth_is_counted_from_the_settled(last: float, verdict: str) -> None:
+    """What comes in the first wake-ups is in the bound of the whole."""
+    totals = {"asleep": 1_900_000.0, "after 20 wake-ups": 2_200_000.0, "after 100 wake-ups": last}
+    whole, growth = memory.verdicts(totals, 100)
+    assert growth == verdict
+    assert whole.endswith("bound 2.5 MB: met")
+
+
+def test_the_largest_is_held_against_the_bound() -> None:
+    (whole,) = memory.verdicts({"asleep": 2_000_000, "after 5 wake-ups": 2_500_001}, 5)
+    assert whole.endswith("not met")
+
+
+def test_time_of_all_threads_counts() -> None:
+    before = idle.run_ns(os.getpid())
+    burnt, read = threading.Event(), threading.Event()
+
+    def work() -> None:
+        while time.thread_time_ns() < 50_000_000:
+            pass
+        burnt.set()
+        read.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    burnt.wait()
+    spent = idle.run_ns(os.getpid()) - before
+    read.set()
+    thread.join()
+    assert spent >= 50_000_000
+
+
+def test_time_of_those_that_ended_is_left_out() -> None:
+    assert idle.spent_ms({1: 5_000_000, 2: 7}, {1: 8_000_000, 3: 9}) == {1: 3.0}
 
 
 def _answer(boot_id: str, count: int) -> client.Answer:

@@ -36,6 +36,8 @@ class FakeEngine:
         self.ends: list[int | Exception] = []
         self.plans: list[FakePlan] = []
         self.plan_error: Exception | None = None
+        self.pre_dumps = 0
+        self.during_pre_dump: Callable[[], None] = lambda: None
         self.dumping = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -46,6 +48,12 @@ class FakeEngine:
 
     def annotations(self) -> dict[str, str]:
         return {}
+
+    async def pre_dump(self, target: Any, images: ImageDir) -> None:
+        self.pre_dumps += 1
+        images.make_pre_dump()
+        (images.pre_dump / "pages-1.img").write_bytes(b"y")
+        self.during_pre_dump()
 
     async def checkpoint(self, target: Any, images: ImageDir) -> None:
         self.dumping.set()
@@ -87,8 +95,8 @@ class FakeGroup:
         self.fired: list[FakePlan] = []
         self.fire_errno: list[int] = []
         self.held = 0
-        self.activity_ns = 0
         self.closed = False
+        self.last_ns = 0
 
     def _fire(self) -> None:
         assert self.plan is not None
@@ -141,7 +149,7 @@ class FakeGroup:
         self.closed = True
 
     def last_activity_ns(self) -> int:
-        return self.activity_ns
+        return self.last_ns
 
 
 class FakeReaper:

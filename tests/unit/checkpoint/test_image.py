@@ -60,6 +60,30 @@ def test_harm_is_found_and_named(images: ImageDir, harm, said: str) -> None:  # 
         images.verify()
 
 
+def test_what_was_written_ahead_counts(store: ImageStore) -> None:
+    made = store.new()
+    assert made.parent == ""
+    work = made.make_pre_dump()
+    (made.images / "core-1.img").write_bytes(b"core")
+    (made.images / "parent").symlink_to(made.parent)
+    (made.pre_dump / "pages-1.img").write_bytes(b"p" * 4096)
+    assert (made.images / made.parent).samefile(made.pre_dump)
+    assert mode(work) == mode(made.pre_dump) == 0o700
+    made.seal()
+    assert made.size_bytes == 4 + 4096
+    assert mode(made.pre_dump / "pages-1.img") == 0o600
+    os.truncate(made.pre_dump / "pages-1.img", 100)
+    with pytest.raises(ImageCorrupt, match="100 bytes, 4096 were written"):
+        ImageDir(made.path).verify()
+
+
+def test_a_dump_that_does_without(store: ImageStore) -> None:
+    made = store.new()
+    made.make_pre_dump()
+    made.drop_pre_dump()
+    assert made.parent == ""
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 9, "files": {}}', '{"version": 1}'])
 def test_a_manifest_that_is_none(images: ImageDir, text: str) -> None:
     (images.path / "manifest.json").write_text(text)

@@ -16,6 +16,7 @@ from tests.unit.checkpoint.fakes import FakeContainer, FakeEngine, FakeGroup, st
 from zeropod.config import RestoreFailure, Settings, StopAsleep
 from zeropod.container.disposition import Delivery
 from zeropod.container.phase import MOVES, Move, Phase, advance
+from zeropod.container.report import Outcome
 from zeropod.container.scaler import Scaler
 from zeropod.container.state import State
 from zeropod.errors import (
@@ -145,7 +146,7 @@ async def test_a_packet_between_the_look_and_the_hold_keeps_it_awake(
 
     def too_late(group: FakeGroup) -> None:
         hold(group)
-        group.activity_ns = time.monotonic_ns() + 10**12
+        group.last_ns = time.monotonic_ns() + 10**12
 
     monkeypatch.setattr(FakeGroup, "hold", too_late)
     rig.scaler.started()
@@ -158,7 +159,7 @@ async def test_a_packet_between_the_look_and_the_hold_keeps_it_awake(
     assert rig.container.state is State.RUNNING
     assert not rig.scaler.history.checkpoints.errors
     monkeypatch.undo()
-    rig.group.activity_ns = 0
+    rig.group.last_ns = 0
     rig.scaler._on_idle()
     await rig.until(Phase.ASLEEP)
 
@@ -493,3 +494,31 @@ async def test_a_plan_that_cannot_be_made_is_tried_again(rig: Rig) -> None:
     await rig.until(Phase.WAKING)
     await rig.until(Phase.AWAKE)
     assert rig.scaler.history.restores.count == 1 and not rig.fresh.plans
+
+
+async def test_a_pre_dump_comes_before_anything_is_held(tmp_path: Path, init_pid: int) -> None:
+    rig = await make(tmp_path, init_pid, pre_dump=True)
+    seen: list[list[str]] = []
+    rig.engine.during_pre_dump = lambda: seen.append(list(rig.group.calls))
+    await rig.asleep()
+    assert seen == [[]] and rig.group.calls == ["hold", "arm"]
+    assert rig.container.state is State.SCALED_DOWN
+    await rig.scaler.close()
+
+
+async def test_traffic_during_a_pre_dump_keeps_it_awake(tmp_path: Path, init_pid: int) -> None:
+    """Nothing has failed: it is tried again when it is idle again, with images of its own."""
+    rig = await make(tmp_path, init_pid, pre_dump=True)
+
+    def traffic() -> None:
+        rig.engine.during_pre_dump = lambda: None
+        rig.group.last_ns = time.monotonic_ns() + 50_000_000
+
+    rig.engine.during_pre_dump = traffic
+    await rig.asleep()
+    assert rig.engine.pre_dumps == 2
+    assert rig.group.calls == ["awake", "hold", "arm"]
+    assert not rig.scaler.history.checkpoints.errors
+    assert [outcome for outcome, _ in rig.container.reports] == [Outcome.SCALED_DOWN]
+    assert len(list((tmp_path / "i/ns.c1").glob("[0-9]*"))) == 1
+    await rig.scaler.close()

@@ -98,6 +98,34 @@ assert sys.intern(str("never-" + path.parts[1][6:])) is not path.parts[1]
     _run(script)
 
 
+def test_children_free_nothing_that_they_inherit() -> None:
+    """Names in the cache of attributes would be freed when others take their place."""
+    script = """
+from zeropod._fastpath import _heap
+for number in range(500):
+    getattr(Path, f"never_{number}", None)
+sharing.share()
+before = sys.getallocatedblocks()
+_heap.forget_names()
+assert sys.getallocatedblocks() > before - 50, (before, sys.getallocatedblocks())
+"""
+    _run(script)
+
+
+def test_children_compute_no_hash_of_what_they_inherit() -> None:
+    """It is in the string itself, behind the length; -1 as long as nobody has asked for it."""
+    script = """
+import ctypes
+text = "".join(["un", "hashed"])
+stored = ctypes.c_ssize_t.from_address(id(text) + 24)
+assert stored.value == -1
+sharing.share()
+if sys.version_info >= (3, 12):
+    assert stored.value == hash(text)
+"""
+    _run(script)
+
+
 def test_twice_is_as_good_as_once() -> None:
     _run("sharing.share()\nsharing.share()\nassert Path('/a/b').parent == Path('/a')")
 

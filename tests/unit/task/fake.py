@@ -21,7 +21,8 @@ PID = 4242
 
 @dataclass
 class FakeContainer:
-    """``fails`` maps a verb to what it raises; ``calls`` holds (verb, arguments) in order."""
+    """``fails`` maps a verb to what it raises; ``calls`` holds (verb, arguments) in order.
+    ``gate`` holds up its deletion."""
 
     id: str
     request: CreateRequest
@@ -29,6 +30,7 @@ class FakeContainer:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     usage: Usage = field(default_factory=Usage)
+    gate: asyncio.Event | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -51,6 +53,8 @@ class FakeContainer:
 
     async def delete(self, exec_id: str = "") -> Deleted:
         self._note("delete", exec_id)
+        if self.gate is not None:
+            await self.gate.wait()
         return Deleted(self.id, exec_id or self.id, PID, EXIT)
 
     def state(self, exec_id: str = "") -> ProcessStatus:
