@@ -205,7 +205,7 @@ class RuncEngine:
         while not (await asyncio.wait([end], timeout=patience.interval_s))[0]:
             # The runtime moves CRIU into the container's cgroup before that reads the images.
             pids = {pid, *(member for cgroup in target.cgroups for member in cgroup.pids())}
-            if patience.spent(loop.time(), progress.bytes_read(pids)):
+            if patience.spent(loop.time(), progress.look(pids | progress.children(pid))):
                 raise TimeoutError
         return end.result().status
 
