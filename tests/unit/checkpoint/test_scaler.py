@@ -188,6 +188,25 @@ async def test_a_failed_dump_leaves_it_awake_and_backs_off(rig: Rig) -> None:
     assert rig.container.exit is None
 
 
+async def test_an_error_that_nobody_expects_leaves_it_awake(rig: Rig) -> None:
+    rig.engine.dump = [ValueError("what is this?"), None]
+    await rig.asleep()
+    assert rig.group.calls == ["hold", "awake", "hold", "arm"]
+    assert rig.scaler.history.checkpoints.errors == 1
+
+
+async def test_an_error_that_nobody_expects_ends_a_wake_up(rig: Rig) -> None:
+    async def abort(*_: object) -> None:
+        raise ValueError("nor this")
+
+    await rig.asleep()
+    rig.engine.ends = [ValueError("what is this?")]
+    rig.engine.abort = abort  # type: ignore[method-assign]
+    with pytest.raises(RestoreFailed, match="what is this"):
+        await asyncio.wait_for(rig.scaler.ensure_awake("exec"), 30)
+    assert rig.container.exit is not None and rig.container.exit.status == 128
+
+
 async def test_no_port_group_means_unscaled(rig: Rig) -> None:
     def refuse(found: object, on_event: object) -> FakeGroup:
         raise ActivatorError("no BTF")
