@@ -370,6 +370,8 @@ class Scaler:
         if self.phase is Phase.ASLEEP and self._group.disarm():
             try:
                 self.engine.fit(self._target, self._images)
+            except (ZeropodError, OSError) as error:  # whoever wakes it finds the same
+                log.error("%s: %s", self._container.id, error)
             finally:
                 self._group.arm(self._plan)
 

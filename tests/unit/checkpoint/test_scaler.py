@@ -29,6 +29,7 @@ from zeropod.errors import (
     ActivatorError,
     CheckpointFailed,
     FailedPrecondition,
+    ImageCorrupt,
     Internal,
     RestoreFailed,
 )
@@ -572,6 +573,17 @@ async def test_a_plan_is_fitted_to_a_changed_world(rig: Rig) -> None:
     assert rig.group.fired == [plan]
     held.changed()
     assert rig.engine.fitted == 1
+
+
+async def test_a_plan_that_cannot_be_fitted_is_armed_again(rig: Rig) -> None:
+    def fit(*_: object) -> None:
+        raise ImageCorrupt("cut short")
+
+    await rig.asleep()
+    rig.engine.fit = fit  # type: ignore[method-assign]
+    assert rig.engine.held[0].changed
+    rig.engine.held[0].changed()
+    assert rig.group.calls == ["hold", "arm", "disarm", "arm"]
 
 
 async def test_ports_are_held_while_it_sleeps(rig: Rig) -> None:
