@@ -13,7 +13,8 @@ from typing import Final
 
 _FIRST_LOOK_S: Final = 0.1
 _LAST_LOOK_S: Final = 5.0
-_LISTEN: Final = "0A"
+LISTENING: Final = "0A"
+"""The state of such a socket in the kernel's tables."""
 
 
 async def detect(init_pid: int, declared: frozenset[int] = frozenset()) -> frozenset[int]:
@@ -57,7 +58,7 @@ def listening_ports(pids: Iterable[int]) -> frozenset[int]:
             return frozenset(
                 port
                 for table in ("tcp", "tcp6")
-                for port, inode in _listening(Path(f"/proc/{pid}/net/{table}"))
+                for _, port, inode in sockets(Path(f"/proc/{pid}/net/{table}"), LISTENING)
                 if inode in inodes
             )
     return frozenset()
@@ -83,13 +84,14 @@ def socket_inodes(pid: int) -> Iterator[str]:
                     yield target[8:-1]
 
 
-def _listening(table: Path) -> Iterator[tuple[int, str]]:
-    """Port and inode of each listening socket in a /proc/<pid>/net table."""
+def sockets(table: Path, state: str) -> Iterator[tuple[str, int, str]]:
+    """(address as the kernel writes it, port, inode) of each socket of a /proc/<pid>/net table."""
     try:
         lines = table.read_text().splitlines()[1:]
     except FileNotFoundError:
         return  # no IPv6
     for line in lines:
         fields = line.split()
-        if fields[3] == _LISTEN:
-            yield int(fields[1].rpartition(":")[2], 16), fields[9]
+        if fields[3] == state:
+            address, _, port = fields[1].rpartition(":")
+            yield address, int(port, 16), fields[9]

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,10 +28,10 @@ from zeropod.oci.network import joined
 log = logging.getLogger(__name__)
 
 _SYSCTL: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
-_LISTEN, _UDP_BOUND = "0A", "07"
+_UDP_BOUND: Final = "07"
 _TABLES: Final = {
-    "tcp": (socket.AF_INET, socket.SOCK_STREAM, _LISTEN),
-    "tcp6": (socket.AF_INET6, socket.SOCK_STREAM, _LISTEN),
+    "tcp": (socket.AF_INET, socket.SOCK_STREAM, ports.LISTENING),
+    "tcp6": (socket.AF_INET6, socket.SOCK_STREAM, ports.LISTENING),
     "udp": (socket.AF_INET, socket.SOCK_DGRAM, _UDP_BOUND),
     "udp6": (socket.AF_INET6, socket.SOCK_DGRAM, _UDP_BOUND),
 }
@@ -134,7 +134,7 @@ def bound_by(pids: Iterable[int]) -> set[Bound]:
     for pid in pids:
         with contextlib.suppress(OSError):
             for name, (family, kind, state) in _TABLES.items():
-                for address, port, inode in _rows(Path(f"/proc/{pid}/net/{name}"), state):
+                for address, port, inode in ports.sockets(Path(f"/proc/{pid}/net/{name}"), state):
                     if inode in inodes:
                         found.add(Bound(family, kind, _address(family, address), port))
             break
@@ -159,18 +159,6 @@ def text(numbers: Iterable[int]) -> str:
         else:
             spans.append([number, number])
     return ",".join(f"{a}-{b}" if a != b else f"{a}" for a, b in spans) + "\n"
-
-
-def _rows(table: Path, state: str) -> Iterator[tuple[str, int, str]]:
-    try:
-        lines = table.read_text().splitlines()[1:]
-    except FileNotFoundError:
-        return  # no IPv6
-    for line in lines:
-        fields = line.split()
-        if fields[3] == state:
-            address, _, port = fields[1].rpartition(":")
-            yield address, int(port, 16), fields[9]
 
 
 def _address(family: socket.AddressFamily, digits: str) -> str:

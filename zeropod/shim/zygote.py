@@ -8,7 +8,6 @@ away because another build has come. What keeps its memory shared is in `sharing
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import select
@@ -18,22 +17,21 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from zeropod.oci import syscalls
 from zeropod.shim import caller, leftovers, process
 from zeropod.shim.main import Serve, run
 from zeropod.shim.sharing import share
 
 _TITLE: Final = "zeropod-zygote"
-_IN_DELETE: Final = 0x200
-_IN_MOVED: Final = 0xC0
-_IN_CLOEXEC_NONBLOCK: Final = os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def serve_forks(listening: socket.socket, parent_pidfd: int, path: Path, serve: Serve) -> None:
     """Fork a child per connection until the parent ends or the socket at ``path`` is not ours."""
     own = path.stat().st_ino
-    with _watch(path.parent) as watch:
+    watch = syscalls.inotify(str(path.parent), syscalls.IN_DELETE | syscalls.IN_MOVED)
+    try:
         poll = select.poll()
-        for descriptor in (listening.fileno(), parent_pidfd, watch.fileno()):
+        for descriptor in (listening.fileno(), parent_pidfd, watch):
             poll.register(descriptor, select.POLLIN)
         share()
         leftovers.sweep_aside(_TITLE, path.parent)
@@ -43,10 +41,12 @@ def serve_forks(listening: socket.socket, parent_pidfd: int, path: Path, serve: 
                 return
             if parent_pidfd in ready:
                 return
-            if watch.fileno() in ready:
-                os.read(watch.fileno(), 65536)
+            if watch in ready:
+                os.read(watch, 65536)
                 if not path.exists() or path.stat().st_ino != own:
                     return
+    finally:
+        os.close(watch)
 
 
 def _fork(listening: socket.socket, serve: Serve) -> bool:
@@ -78,26 +78,6 @@ def _in_child(connection: socket.socket, serve: Serve) -> None:
         code = run(connection, serve)
     finally:
         os._exit(code)
-
-
-class _watch:
-    """An inotify descriptor on what disappears from a directory."""
-
-    def __init__(self, folder: Path) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._descriptor: int = libc.inotify_init1(_IN_CLOEXEC_NONBLOCK)
-        wanted = _IN_DELETE | _IN_MOVED
-        if libc.inotify_add_watch(self._descriptor, os.fsencode(folder), wanted) < 0:
-            raise OSError(ctypes.get_errno(), f"inotify {folder}")
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def __enter__(self) -> _watch:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        os.close(self._descriptor)
 
 
 def main(path: Path, serve: Serve) -> None:
