@@ -1,0 +1,84 @@
+"""In the virtual machine: start the node, do the checks one after the other, report each.
+
+Here systemd is init and containerd one of its services, as on a real node. A line of JSON on stdout
+says how many checks there are, one more what became of each.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+from lab import config, container_images, keeper, other_containerd, paths
+from lab.node import Node
+from lab.steps import run, write_file
+from lab.vm import apps
+from lab.vm.checks import CHECKS
+from lab.vm.report import Result
+
+_UNIT = f"""[Unit]
+Description=containerd
+
+[Service]
+Type=notify
+ExecStart={other_containerd.programs()}/containerd --config {config.CONTAINERD_CONFIG}
+Environment=PATH={config.SEARCH_PATH}
+Delegate=yes
+KillMode=process
+OOMScoreAdjust=-999
+LimitNOFILE=infinity
+TimeoutStartSec=600
+StandardOutput=append:{paths.NODE}/containerd.log
+StandardError=append:{paths.NODE}/containerd.log
+"""
+_FORWARD = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
+_NO_DAD = ("ipv6/conf/all/accept_dad", "ipv6/conf/default/accept_dad")
+
+
+def _start() -> Node:
+    for names, value in ((_FORWARD, "1"), (_NO_DAD, "0")):
+        for name in names:
+            (Path("/proc/sys/net") / name).write_text(value)
+    paths.NODE.mkdir(parents=True)
+    config.write(systemd=True, may_lower_oom_score=True)
+    write_file(Path("/run/systemd/system/containerd.service"), _UNIT)
+    run(["systemctl", "daemon-reload"])
+    run(["systemctl", "start", "containerd"])
+    ctr = f"{other_containerd.programs()}/ctr"
+    for image in (*container_images.IMAGES, *apps.IMAGES):
+        command: list[str | Path] = [ctr, "--namespace=k8s.io", "images", "import", image.archive]
+        run(command, env=keeper.environment())
+    return Node(1, None)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main() -> None:
+    _say(json.dumps({"count": len(CHECKS)}))
+    try:
+        node = _start()
+    except BaseException:
+        subprocess.run(["journalctl", "--no-pager", "-u", "containerd"], stdout=2, check=False)
+        raise
+    for name, check in CHECKS.items():
+        log = node.containerd_log
+        begin = log.stat().st_size
+        try:
+            result = Result(name, True, check(node))
+        except Exception as error:
+            traceback.print_exc()
+            with log.open("rb") as file:
+                file.seek(begin)
+                sys.stderr.write(file.read().decode(errors="replace"))
+            lines = str(error).strip().splitlines() or [""]
+            result = Result(name, False, f"{type(error).__name__}: {lines[0]}")
+        _say(result.line())
+
+
+if __name__ == "__main__":
+    main()
