@@ -117,7 +117,8 @@ def _as_seen(memory_mib: int, quota_us: int) -> tuple[str, str, str]:
 def _tcx(node: Node) -> str:
     with _pod(node) as (pod, app):
         _sleep_and_wake(pod, app)
-        qdiscs = node.run(["nsenter", f"--net=/proc/{app.pid}/ns/net", "tc", "qdisc", "show"])
+        sandbox = node.cri.pod_info(pod.id)["pid"]  # the app's first one is a zombie by now
+        qdiscs = node.run(["nsenter", f"--net=/proc/{sandbox}/ns/net", "tc", "qdisc", "show"])
         clsact = "clsact" in qdiscs
         release = tuple(map(int, platform.release().split(".")[:2]))
         assert clsact == (release < (6, 6)), qdiscs
