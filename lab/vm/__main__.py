@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 
@@ -13,7 +14,15 @@ from lab.vm.report import Report, table
 _DEADLINE_S = 30 * 60
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m lab.vm", description=__doc__)
+    parser.add_argument("--kernel", default="", help="the begin of its release: 6.1.")
+    parser.add_argument("--check", default="", help="words of the names of those to do: nginx,left")
+    return parser.parse_args()
+
+
 def main() -> int:
+    arguments = _arguments()
     deadline = time.monotonic() + _DEADLINE_S
     reports: list[Report] = []
     try:
@@ -21,9 +30,11 @@ def main() -> int:
         root = disks.build_root()
         with disks.lab_disk() as lab:
             for kernel in disks.kernels(root):
+                if not kernel.startswith(arguments.kernel):
+                    continue
                 say(f"vm: Linux {kernel} …")
                 left_s = deadline - time.monotonic()
-                reports.append(machine.run(root, kernel, lab, left_s))
+                reports.append(machine.run(root, kernel, lab, arguments.check, left_s))
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1

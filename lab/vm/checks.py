@@ -7,82 +7,38 @@ never taken for idleness.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import platform
-import re
 import signal
-import socket
-import struct
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from lab import kernel, processes, waiting
-from lab.cri import ContainerSpec, PodSpec
+from lab import processes, waiting
 from lab.node import Node
 from lab.pods import Container, Pod
 from lab.proto import cri_pb2 as pb
-from lab.vm import apps
+from lab.vm import postgres
+from lab.vm.pods import CGROUP, PATIENCE_S, get, pod_of, users
 
-_IDLE: Final = {"scaledown-duration": "10s", "connect-timeout": "120s"}
-_PREFIX: Final = "zeropod.ctrox.dev/"
-_PORTS: Final = {"stateful": 8080, "www": 80}
-_CGROUP: Final = Path("/sys/fs/cgroup")
 _MIB: Final = 1 << 20
-_PATIENCE_S: Final = 300.0
 _ROOT: Final = 200_000
 _OF_PODS: Final = ("containerd-shim", "criu", "nginx", "pause", "postgres", "python3", "runc")
-_numbers = itertools.count(1)
-
-
-@contextmanager
-def _pod(
-    node: Node,
-    image: str = "stateful",
-    *,
-    handler: str = "zeropod",
-    user_namespace: int = 0,
-    annotations: dict[str, str] | None = None,
-    **container: Any,
-) -> Iterator[tuple[Pod, Container]]:
-    """A pod with one container that listens, whose cgroups systemd makes."""
-    spec = PodSpec(
-        f"{image}-{next(_numbers)}",
-        handler,
-        annotations={f"{_PREFIX}{k}": v for k, v in (_IDLE | (annotations or {})).items()},
-        systemd=True,
-        user_namespace=user_namespace,
-    )
-    pod = Pod(node, spec)
-    try:
-        app = pod.add(ContainerSpec(image, f"localhost/{image}:lab", **container))
-        pod.wait_for_port(_PORTS[image])
-        yield pod, app
-    finally:
-        pod.remove()
-        subprocess.run(["systemctl", "stop", spec.cgroup], check=True)
-
-
-def _get(pod: Pod, path: str = "/") -> dict[str, Any]:
-    reply = pod.request(path, timeout=_PATIENCE_S)
-    assert reply.status == 200, reply
-    return reply.json()
 
 
 def _scope(app: Container) -> Path:
-    (found,) = _CGROUP.rglob(f"cri-containerd-{app.id}.scope")
+    (found,) = CGROUP.rglob(f"cri-containerd-{app.id}.scope")
     return found
 
 
 def _sleep_and_wake(pod: Pod, app: Container) -> None:
     """With the same memory."""
-    before = _get(pod)
+    before = get(pod)
     app.wait_asleep()
-    after = _get(pod)
+    after = get(pod)
     assert after["boot_id"] == before["boot_id"], (before, after)
     assert after["count"] == before["count"] + 1, (before, after)
 
@@ -115,7 +71,7 @@ def _as_seen(memory_mib: int, quota_us: int) -> tuple[str, str, str]:
 
 
 def _tcx(node: Node) -> str:
-    with _pod(node) as (pod, app):
+    with pod_of(node) as (pod, app):
         _sleep_and_wake(pod, app)
         sandbox = node.cri.pod_info(pod.id)["pid"]  # the app's first one is a zombie by now
         qdiscs = node.run(["nsenter", f"--net=/proc/{sandbox}/ns/net", "tc", "qdisc", "show"])
@@ -123,12 +79,12 @@ def _tcx(node: Node) -> str:
         release = tuple(map(int, platform.release().split(".")[:2]))
         assert clsact == (release < (6, 6)), qdiscs
         app.wait_asleep()
-        assert pod.request("/", address=pod.addresses[1], timeout=_PATIENCE_S).status == 200
+        assert pod.request("/", address=pod.addresses[1], timeout=PATIENCE_S).status == 200
     return "by clsact" if clsact else "by TCX"
 
 
 def _limits_survive(node: Node) -> str:
-    with _pod(node, memory_limit=300 * _MIB, cpu_quota_us=150_000) as (pod, app):
+    with pod_of(node, memory_limit=300 * _MIB, cpu_quota_us=150_000) as (pod, app):
         assert _limits(app) == _as_seen(300, 150_000)
         _sleep_and_wake(pod, app)
         assert _limits(app) == _as_seen(300, 150_000)
@@ -140,21 +96,21 @@ def _limits_survive(node: Node) -> str:
 
 
 def _limits_set_asleep(node: Node) -> str:
-    with _pod(node, memory_limit=300 * _MIB, cpu_quota_us=150_000) as (pod, app):
-        before = _get(pod)
+    with pod_of(node, memory_limit=300 * _MIB, cpu_quota_us=150_000) as (pod, app):
+        before = get(pod)
         app.wait_asleep()
         node.cri.update(app.id, _resources(500, 110_000))
         assert not app.live_pids(), "an Update has woken it"
-        assert _get(pod)["boot_id"] == before["boot_id"]
+        assert get(pod)["boot_id"] == before["boot_id"]
         waiting.until("the new limits", lambda: _limits(app) == _as_seen(500, 110_000))
     return "hold after the restore"
 
 
 def _oom(node: Node) -> str:
-    with _pod(node, memory_limit=128 * _MIB) as (pod, app):
+    with pod_of(node, memory_limit=128 * _MIB) as (pod, app):
         _sleep_and_wake(pod, app)
         try:
-            pod.request("/allocate?mb=400", timeout=_PATIENCE_S)
+            pod.request("/allocate?mb=400", timeout=PATIENCE_S)
         except OSError:
             pass
         else:
@@ -166,111 +122,21 @@ def _oom(node: Node) -> str:
 
 
 def _www(node: Node) -> str:
-    with _pod(node, "www") as (pod, app):
-        before = _users(app)
-        assert sorted(before.values()) == [0, 33, 33], before
+    with pod_of(node, "www") as (pod, app):
+        waiting.until("two workers", lambda: users(app.live_pids()) == [0, 33, 33])
         number = 0
         for _ in range(5):
-            number = int(pod.request("/", port=80, timeout=_PATIENCE_S).body)
+            number = int(pod.request("/", port=80, timeout=PATIENCE_S).body)
         app.wait_asleep()
-        after = int(pod.request("/", port=80, timeout=_PATIENCE_S).body)
+        after = int(pod.request("/", port=80, timeout=PATIENCE_S).body)
         assert after == number + 1, (number, after)
-        assert sorted(_users(app).values()) == [0, 33, 33]
+        waiting.until("the same processes", lambda: users(app.live_pids()) == [0, 33, 33])
     return "root's master, two workers of www-data; their shared memory counts on"
 
 
-def _users(app: Container) -> dict[int, int]:
-    """The processes and their users."""
-    found = {}
-    for pid in app.live_pids():
-        status = Path(f"/proc/{pid}/status").read_text()
-        found[pid] = int(re.findall(r"^Uid:\t(\d+)", status, re.MULTILINE)[0])
-    return found
-
-
-def _postgres(node: Node) -> str:
-    """Without CRI: it has System V shared memory, and so must have its own IPC namespace."""
-    name, netns, group = "postgres-1", "/run/netns/postgres", "/postgres-1"
-    ctr = ["ctr", "--namespace=k8s.io"]
-    node.run(["ip", "netns", "add", "postgres"])
-    node.run(["ip", "-n", "postgres", "link", "set", "lo", "up"])
-    annotations = [f"--annotation={_PREFIX}{key}={value}" for key, value in _IDLE.items()]
-    runtime = ["--runtime=io.containerd.zeropod.v2", f"--with-ns=network:{netns}"]
-    more = [f"--cgroup={group}", f"--annotation={_PREFIX}ports-map={name}=5432"]
-    node.run(
-        [*ctr, "run", "--detach", *runtime, *more, *annotations, apps.POSTGRES.reference, name],
-        timeout=_PATIENCE_S,
-    )
-    try:
-        return _ask_postgres(Path(netns), _CGROUP / group.strip("/"))
-    finally:
-        node.run([*ctr, "tasks", "rm", "--force", name], timeout=_PATIENCE_S)
-        node.run([*ctr, "containers", "rm", name], timeout=_PATIENCE_S)
-        node.run(["ip", "netns", "delete", "postgres"])
-
-
-def _ask_postgres(netns: Path, group: Path) -> str:
-    def query(sql: str) -> list[str] | None:
-        with kernel.network_namespace(netns):
-            connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        with connection:
-            connection.settimeout(_PATIENCE_S)
-            try:
-                connection.connect(("127.0.0.1", 5432))
-                return _query(connection, sql)
-            except (ConnectionError, _StartingUp):
-                return None
-
-    def asleep() -> bool:
-        pids = {
-            int(pid) for file in group.rglob("cgroup.procs") for pid in file.read_text().split()
-        }
-        return not any(processes.alive(pid) for pid in pids)
-
-    (started,) = waiting.until("PostgreSQL", lambda: query("SELECT pg_postmaster_start_time()"))
-    waiting.until("a table", lambda: query("CREATE TABLE seen (n int)") is not None)
-    for number in range(1, 4):
-        assert query("INSERT INTO seen VALUES (1)") == []
-        waiting.until("its sleep", asleep, 60)
-        found = query("SELECT pg_postmaster_start_time() UNION ALL SELECT NULL FROM seen")
-        assert found is not None and found[0] == started, (started, found)
-        assert len(found) == 1 + number, found
-    return "three sleeps of one postmaster and its workers, by uid 999"
-
-
-class _StartingUp(Exception):
-    """PostgreSQL does not take queries yet."""
-
-
-def _query(connection: socket.socket, sql: str) -> list[str]:
-    """The first column of what a query of the simple protocol gives, NULL as ""."""
-    start = struct.pack("!i", 196608) + b"user\0postgres\0database\0postgres\0\0"
-    connection.sendall(struct.pack("!i", len(start) + 4) + start)
-    stream = connection.makefile("rb")
-    rows: list[str] = []
-    asked = False
-    while head := stream.read(5):
-        kind, size = head[:1], struct.unpack("!i", head[1:])[0] - 4
-        body = stream.read(size)
-        if kind == b"E":
-            if b"C57P03\0" in body:
-                raise _StartingUp
-            raise AssertionError(body)
-        if kind == b"D":
-            (length,) = struct.unpack("!i", body[2:6])
-            rows.append(body[6 : 6 + max(length, 0)].decode())
-        if kind == b"Z":
-            if asked:
-                return rows
-            text = sql.encode() + b"\0"
-            connection.sendall(b"Q" + struct.pack("!i", len(text) + 4) + text)
-            asked = True
-    raise ConnectionResetError("PostgreSQL has closed the connection")
-
-
 def _pre_dump(node: Node) -> str:
-    with _pod(node, annotations={"pre-dump": "true"}) as (pod, app):
-        before = _get(pod, "/allocate?mb=48")
+    with pod_of(node, annotations={"pre-dump": "true"}) as (pod, app):
+        before = get(pod, "/allocate?mb=48")
         seen = []
         for number in range(2):
             app.wait_asleep()
@@ -280,7 +146,7 @@ def _pre_dump(node: Node) -> str:
             assert sizes[0] > 48 * _MIB > 8 * sizes[1], sizes
             manifest = json.loads((images.parent / "manifest.json").read_text())["files"]
             assert sum(size for size, _ in manifest.values()) > sum(sizes)
-            after = _get(pod)
+            after = get(pod)
             assert after["boot_id"] == before["boot_id"]
             assert after["count"] == before["count"] + 1 + number
             seen.append(sizes)
@@ -294,22 +160,22 @@ def _pages(images: Path) -> int:
 
 def _user_namespace(node: Node) -> str:
     with (
-        _pod(node, handler="zeropod-by-path", user_namespace=_ROOT) as (pod, app),
-        _pod(node) as (_, other),
+        pod_of(node, handler="zeropod-by-path", user_namespace=_ROOT) as (pod, app),
+        pod_of(node) as (_, other),
     ):
-        before = _get(pod)
-        assert set(_users(app).values()) == {_ROOT}
+        before = get(pod)
+        assert set(users(app.live_pids())) == {_ROOT}
         said = app.exec("sh", "-c", "cat /proc/self/uid_map && echo x > /made && stat -c %u /made")
         assert said.stdout.split() == [b"0", str(_ROOT).encode(), b"65536", b"0"], said
         other.wait_asleep()  # so it would have, too
         assert app.live_pids()
-        after = _get(pod)
+        after = get(pod)
         assert after["boot_id"] == before["boot_id"]
     return "runs as under the stock shim, and does not sleep"
 
 
 def _killed_shim(node: Node) -> str:
-    with _pod(node) as (pod, app):
+    with pod_of(node) as (pod, app):
         app.wait_asleep()
         folder = node.path(f"/run/containerd/io.containerd.runtime.v2.task/k8s.io/{pod.id}")
         address = json.loads((folder / "bootstrap.json").read_text())["address"]
@@ -320,7 +186,7 @@ def _killed_shim(node: Node) -> str:
         assert app.wait_exited() == 137
         store, container = app.image_store(), app.id
     assert not store.exists()
-    assert not list(_CGROUP.rglob(f"*{container}*"))
+    assert not list(CGROUP.rglob(f"*{container}*"))
     return "containerd's delete leaves no image, no cgroup"
 
 
@@ -364,7 +230,7 @@ CHECKS: Final[dict[str, Callable[[Node], str]]] = {
     "limits that are set asleep": _limits_set_asleep,
     "out of memory (memory.events)": _oom,
     "nginx with workers of another user": _www,
-    "PostgreSQL as its own user": _postgres,
+    "PostgreSQL as its own user": postgres.check,
     "pre-dump": _pre_dump,
     "a pod in a user namespace": _user_namespace,
     "the shim is killed": _killed_shim,

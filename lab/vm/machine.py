@@ -11,17 +11,19 @@ from pathlib import Path
 
 from lab.steps import say
 from lab.vm.disks import FOLDER
-from lab.vm.report import Report
+from lab.vm.report import CHOICE, Report
 
 _MEMORY_MB = 3072
+_KERNEL_COMMAND_LINE = "root=/dev/vda rw console=ttyS0 panic=5 systemd.firstboot=off quiet"
 _CPU = "max,-cx16"
 """QEMU 7.2 emulates cmpxchg16b wrongly with a segment: kernel 6.12 dies of it as it allocates."""
 
 
-def run(root: Path, kernel: str, lab: Path, seconds: float) -> Report:
+def run(root: Path, kernel: str, lab: Path, check: str, seconds: float) -> Report:
     """Boot, note what the checks report and say so line by line, wait for the end.
 
-    The machine's console is in ``console-<kernel>.log`` beside the disks.
+    ``check``: words of the names of those to do; "" for all. The machine's console is in
+    ``console-<kernel>.log`` beside the disks.
     """
     report = Report(kernel)
     console = FOLDER / f"console-{kernel}.log"
@@ -31,7 +33,7 @@ def run(root: Path, kernel: str, lab: Path, seconds: float) -> Report:
     environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
     deadline = time.monotonic() + seconds
     with subprocess.Popen(
-        _command(root, kernel, lab, console),
+        _command(root, kernel, lab, check, console),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=(FOLDER / "qemu.log").open("wb"),
@@ -63,7 +65,7 @@ def _follow(pipe: int, report: Report, deadline: float) -> None:
                 say(f"vm: {report.take(line.decode(errors='replace'))}")
 
 
-def _command(root: Path, kernel: str, lab: Path, console: Path) -> list[str]:
+def _command(root: Path, kernel: str, lab: Path, check: str, console: Path) -> list[str]:
     share, boot = root / "qemu/usr/share", root / "boot"
     return [
         str(root / "qemu/usr/bin/qemu-system-x86_64"),
@@ -71,7 +73,7 @@ def _command(root: Path, kernel: str, lab: Path, console: Path) -> list[str]:
         *("-nodefaults", "-no-reboot", "-display", "none", "-vga", "none"),
         *("-L", f"{share}/qemu", "-L", f"{share}/seabios"),
         *("-kernel", f"{boot}/vmlinuz-{kernel}", "-initrd", f"{boot}/initrd.img-{kernel}"),
-        *("-append", "root=/dev/vda rw console=ttyS0 panic=5 systemd.firstboot=off quiet"),
+        *("-append", f"{_KERNEL_COMMAND_LINE} {CHOICE}{check}"),
         *("-drive", f"file={root}/root.ext4,format=raw,if=virtio,snapshot=on"),
         *("-drive", f"file={lab},format=raw,if=virtio,snapshot=on"),
         *("-serial", f"file:{console}", "-serial", "stdio", "-device", "virtio-rng-pci"),

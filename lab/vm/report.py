@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+CHOICE = "zeropod.check="
+"""On the kernel's command line: words of the names of the checks to do, or nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
