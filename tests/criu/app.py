@@ -17,6 +17,8 @@ import threading
 from pathlib import Path
 
 BOOT = secrets.token_hex(8)
+KEPT_OPEN = os.open(__file__, os.O_RDONLY)
+"""A file of the root file system, without which CRIU does not restore."""
 
 
 def create(path: str) -> bool:

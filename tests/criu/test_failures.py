@@ -144,11 +144,11 @@ async def test_policy_fail_ends_it(make_box: MakeBox) -> None:
 
 
 async def test_a_proved_failure_is_tried_again(make_box: MakeBox) -> None:
-    """CRIU refuses once, before any process runs: a file that the app needs is away."""
+    """CRIU refuses once, before any process runs: a file that the app has open is away."""
     box = await make_box()
     boot, count = await box.ask()
     await box.asleep()
-    script = box.container.bundle.path / "hosts"
+    script = box.container.bundle.root / "app.py"
     script.rename(script.with_name("away"))
     finish = box.scaler.engine.finish
     attempts: list[bool] = []

@@ -307,12 +307,13 @@ class Container:
     async def delete(self, exec_id: str = "") -> events.Deleted:
         """Take away what has ended: an exec, or the container with all it has."""
         if exec_id:
-            return self.execs.delete(exec_id)
+            return await self.execs.delete(exec_id)
         async with self.lock:
             move(self.state_now, Verb.DELETE, self.id)
             if self.state_now is State.CREATED:
                 await self.ending.end_created()
         exit = await self.init.wait()
+        await self.init.drain()
         async with self.lock:
             after = move(self.state_now, Verb.DELETE, self.id)
             if self.scaler is not None:

@@ -109,13 +109,14 @@ class Execs:
         except ProcessLookupError as error:
             raise NotFound(gone) from error
 
-    def delete(self, exec_id: str) -> events.Deleted:
+    async def delete(self, exec_id: str) -> events.Deleted:
         """Forget one that has ended, or never ran."""
         container, exec = self._container, self.get(exec_id)
         if exec.over is not None and exec.exit is None:
             text = f"cannot delete a running exec {exec.id} in container {container.id}"
             raise FailedPrecondition(text)
-        exec.close_io()
+        await exec.drain()
+        self.get(exec_id)  # another delete may have been first
         del self._execs[exec.id]
         exit = exec.exit or Exit(0, time.time_ns())
         exec.set_exit(exit)

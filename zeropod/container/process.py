@@ -68,6 +68,11 @@ class Process:
         """Returns at the real end only."""
         return await asyncio.shield(self._exited)
 
+    async def drain(self) -> None:
+        """Close its stdio when all has been read; see `ProcessIO.drain`."""
+        if self.io is not None:
+            await self.io.drain()
+
     def close_io(self) -> None:
         """Close its stdio at once. Idempotent."""
         if self.io is not None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
@@ -30,13 +29,14 @@ from zeropod.checkpoint.engine import Engine, Stdio, Target
 from zeropod.checkpoint.fresh import FreshEngine
 from zeropod.checkpoint.image import ImageDir, ImageStore
 from zeropod.checkpoint.runc import RuncEngine
-from zeropod.config import Settings, StopAsleep
-from zeropod.container.disposition import Delivery, Dispositions, Effect
+from zeropod.config import Settings
+from zeropod.container.disposition import Delivery
 from zeropod.container.idle import IdleTimer
 from zeropod.container.phase import UP, Move, Phase, advance
 from zeropod.container.process import Init
 from zeropod.container.report import History, Outcome
 from zeropod.container.reserve import Reserved
+from zeropod.container.signals import Signals
 from zeropod.container.state import Verb
 from zeropod.container.wake import Trigger, Wake, unplanned
 from zeropod.errors import (
@@ -55,13 +55,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOST_STATUS: Final = 128
-_SIGKILL: Final = 9
-_SIGTERM: Final = 15
-_STOPS: Final = frozenset({2, 3, _SIGTERM})
+_STOPS: Final = frozenset({2, 3, 15})
 _STOP_S: Final = 3600.0
 _SIGNAL_S: Final = 60.0
-_HANDLERS_S: Final = 5.0
-_LOOK_S: Final = 0.01
 _LARGE_BYTES: Final = 64 << 20
 _REST_S: Final = 0.1
 
@@ -146,8 +142,7 @@ class Scaler:
         self._wake: Wake | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiters: list[asyncio.Future[None]] = []
-        self._signals = Dispositions()
-        self._settled_at = 0.0
+        self._signals = Signals(self, container)
         self._reads = False
         self._lost: RestoreFailed | None = None
 
@@ -174,6 +169,11 @@ class Scaler:
     async def until(self, phase: Phase) -> None:
         """Returns in that phase, or when the container has ended."""
         while self.phase not in (phase, Phase.ENDED):
+            await self._next()
+
+    async def past(self, *phases: Phase) -> None:
+        """Returns when it is in none of these."""
+        while self.phase in phases:
             await self._next()
 
     async def ensure_awake(self, cause: str) -> None:
@@ -224,52 +224,13 @@ class Scaler:
             self._idle.put_off(_STOP_S if number in _STOPS else _SIGNAL_S)
 
     async def kill_asleep(self, number: int) -> Exit | Delivery:
-        """A signal for a container that may be asleep.
-
-        Returns how the container ended by it, or whether it is still to be delivered.
-        """
-        if self.phase is Phase.DUMPING and number == _SIGKILL:
-            with contextlib.suppress(ProcessLookupError):  # the dump has ended it
-                os.kill(self._container.init.live_pid, _SIGKILL)
-        while self.phase is Phase.DUMPING or (self.phase is Phase.WAKING and number != _SIGKILL):
-            await self._next()
-        effect = self._signals.effect(number) if number > 0 else Effect.IGNORED
-        asleep = self.phase is Phase.ASLEEP
-        settings = self._container.settings
-        discard = asleep and number == _SIGTERM and settings.stop_asleep is StopAsleep.DISCARD
-        if effect is Effect.HANDLED and not discard:
-            cause = f"signal {number}"
-            with (
-                self.inhibit(cause, counts=asleep),
-                contextlib.suppress(RestoreFailed, FailedPrecondition),
-            ):
-                await self.ensure_awake(cause)
-                await self._handles_signals()
-            return Delivery.DUE
-        if asleep and effect is Effect.IGNORED:
-            return Delivery.MOOT
-        if self.phase in UP or not await self._abandon():
-            return Delivery.DUE
-        return self._exit_by(number)
-
-    async def _handles_signals(self) -> None:
-        """Wait until init treats signals as the one that slept did, or for a bound.
-
-        A restored one does at once. One that was started afresh, by whatever has woken it, has to
-        get there first: what comes before is lost on the first process of a pid namespace.
-        """
-        with contextlib.suppress(OSError, TimeoutError):  # it has ended; it never will
-            async with asyncio.timeout_at(self._settled_at):
-                while (pid := self._container.init.live_pid) and self.phase in UP:
-                    if Dispositions.of(pid) == self._signals:
-                        return
-                    await asyncio.sleep(_LOOK_S)
+        """See `Signals.kill`."""
+        return await self._signals.kill(number)
 
     async def close(self) -> None:
         """Delete or the shim's end, at any moment. Leaves no process, directory or descriptor."""
-        while self.phase is Phase.DUMPING:
-            await self._next()
-        await self._abandon()
+        await self.past(Phase.DUMPING)
+        await self.abandon()
         self.ended()
         if tasks := self._cancel_tasks():
             await asyncio.wait(tasks)
@@ -348,7 +309,7 @@ class Scaler:
         """The container as it is now, and the directory of this sleep's images."""
         container = self._container
         pid = container.init.live_pid
-        self._signals = Dispositions.of(pid)
+        self._signals.look(pid)
         self._target = Target.of(container.id, container.bundle, pid)
         if self._store is None:
             self._store = self._open_store()
@@ -452,7 +413,7 @@ class Scaler:
             try:
                 pid = await wake.run()
                 if wake.state_lost or self.engine is self._fresh:
-                    self._settled_at = self._loop.time() + _HANDLERS_S
+                    self._signals.started_afresh()
                 container.adopt(pid)
             except Exception as error:
                 if not isinstance(error, RestoreFailed):
@@ -491,7 +452,7 @@ class Scaler:
         except (ZeropodError, OSError) as error:
             log.error("%s: what is left of it: %s", self._container.id, error)
 
-    async def _abandon(self) -> bool:
+    async def abandon(self) -> bool:
         """End a sleep or a wake-up, and the container with it. Returns when nothing of it lives.
 
         False: nothing was given up, for it had come back, or had ended, before.
@@ -565,10 +526,6 @@ class Scaler:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("task %s failed", task.get_name(), exc_info=error)
-
-    @staticmethod
-    def _exit_by(number: int) -> Exit:
-        return Exit(128 + number, time.time_ns())
 
 
 async def remove(reaper: Reaper, paths: Sequence[Path]) -> None:

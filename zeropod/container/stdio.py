@@ -33,6 +33,7 @@ from zeropod.errors import InvalidArgument
 
 _CHUNK: Final = 1 << 16
 _FLUSH_S: Final = 2.0
+_DRAIN_S: Final = 8.0  # with the above as long as the stock shim's Delete waits
 
 
 class Copy:
@@ -231,16 +232,27 @@ class ProcessIO:
     async def finish(self) -> None:
         """The process has ended: pass on all it wrote, then close.
 
-        A process it left behind may hold the pipe open for ever, and a reader may be gone: past
-        two seconds what is left in the pipe is given up.
+        A process it left behind may hold the pipe open for ever, and a reader may be slow or gone:
+        past two seconds the news of the end wait no longer. What is left is passed on as there is
+        room for it, until `drain`.
         """
         self._close_child()
-        waiting = [copy.done for copy in self._outputs if not copy.done.done()]
-        if waiting:
-            await asyncio.wait(waiting, timeout=_FLUSH_S)
-        if self._logger is not None:
-            await self._logger.finish(_FLUSH_S)
+        if await self._moved(_FLUSH_S):
+            if self._logger is not None:
+                await self._logger.finish(_FLUSH_S)
+            self.close()
+
+    async def drain(self) -> None:
+        """Close after what `finish` has left, or after eight seconds: it is to be deleted."""
+        await self._moved(_DRAIN_S)
         self.close()
+
+    async def _moved(self, limit_s: float) -> bool:
+        """Whether all outputs have ended."""
+        waiting = {copy.done for copy in self._outputs if not copy.done.done()}
+        if waiting:
+            _, waiting = await asyncio.wait(waiting, timeout=limit_s)
+        return not waiting
 
     def close(self) -> None:
         """Close everything at once. Idempotent."""

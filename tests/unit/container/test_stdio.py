@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.container.conftest import Box, Make
+from zeropod.container import stdio
 from zeropod.container.events import Exited, Stdio
 from zeropod.container.stdio import Copy
 from zeropod.errors import RuntimeFailed
@@ -146,6 +148,48 @@ async def test_an_exec_whose_runtime_sends_no_terminal_does_not_run_on(
     with pytest.raises(RuntimeFailed, match="the runtime sent no terminal"):
         await box.container.start("e1")
     await box.container.delete("e1")
+
+
+# -- readers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exec_id", ["", "e1"])
+async def test_a_reader_who_comes_after_the_exit_was_told_gets_all(
+    make: Make, fifos: Fifos, monkeypatch: pytest.MonkeyPatch, exec_id: str
+) -> None:
+    """As under the stock shim: until it is deleted what a process wrote is there to be read."""
+    monkeypatch.setattr(stdio, "_FLUSH_S", 0.05)
+    words = ("seq", "-f", "line %g", "1500")  # for the FIFO, and some for the pipe
+    fcntl.fcntl(fifos.ends[1], fcntl.F_SETPIPE_SZ, 4096)
+    if exec_id:
+        box = await _started(make, "sleep", "1000", stdio=Stdio())
+        spec = json.dumps({"args": words}).encode()
+        await box.container.add_exec(exec_id, spec, fifos.stdio())
+        await box.container.start(exec_id)
+    else:
+        box = await _started(make, *words, stdio=fifos.stdio())
+    assert (await box.container.wait(exec_id)).status == 0
+    deleting = asyncio.create_task(box.container.delete(exec_id))
+    found = await fifos.read_until(b"line 1500\n")
+    assert found.split() == [word for n in range(1, 1501) for word in (b"line", b"%d" % n)]
+    await deleting
+
+
+async def test_a_reader_who_never_comes_does_not_hold_up_a_delete(
+    make: Make, fifos: Fifos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stdio, "_FLUSH_S", 0.05)
+    monkeypatch.setattr(stdio, "_DRAIN_S", 0.05)
+    fcntl.fcntl(fifos.ends[1], fcntl.F_SETPIPE_SZ, 4096)
+    box = await _started(make, "seq", "1500", stdio=fifos.stdio())
+    await box.container.wait()
+    before = _descriptors()
+    await box.container.delete()
+    assert _descriptors() < before
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 # -- copies --------------------------------------------------------------------------------------
