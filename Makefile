@@ -9,7 +9,8 @@ SOURCES := zeropod lab tests benchmarks setup.py
 C_SOURCES = $(shell git ls-files '*.c' '*.h')
 
 .PHONY: help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns \
-	criu package containerd containerd-v2 containerd-old containerd-new soak vm-test bench wheel clean format
+	criu package containerd containerd-v2 containerd-old containerd-new soak vm-test bench wheel clean \
+	format
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'

@@ -18,7 +18,11 @@ POSTGRES = Image(
     ("postgresql-15", "dash", "coreutils"),
     {"app/postgres.sh": "postgres.sh", "app/hba.conf": "hba.conf"},
     {"postgres": 999},
-    # For its just-in-time compiler and its scripts.
-    ("usr/lib/x86_64-linux-gnu/libLLVM", "usr/lib/llvm", "usr/lib/x86_64-linux-gnu/perl"),
+    # For its just-in-time compiler, its scripts, and locales that are not made.
+    (
+        *("usr/lib/x86_64-linux-gnu/libLLVM", "usr/lib/x86_64-linux-gnu/libz3", "usr/lib/llvm"),
+        *("usr/lib/postgresql/15/lib/bitcode/", "usr/lib/x86_64-linux-gnu/perl"),
+        *("usr/share/perl", "usr/share/i18n/"),
+    ),
 )
 IMAGES = (WWW, POSTGRES)

@@ -19,24 +19,24 @@ _CPU = "max,-cx16"
 """QEMU 7.2 emulates cmpxchg16b wrongly with a segment: kernel 6.12 dies of it as it allocates."""
 
 
-def run(root: Path, kernel: str, lab: Path, check: str, seconds: float) -> Report:
+def run(root: Path, lab: Path, check: str, deadline: float, kernel: str) -> Report:
     """Boot, note what the checks report and say so line by line, wait for the end.
 
-    ``check``: words of the names of those to do; "" for all. The machine's console is in
-    ``console-<kernel>.log`` beside the disks.
+    ``check``: words of the names of those to do; "" for all. ``deadline``: of the monotonic clock.
+    The machine's console is in ``console-<kernel>.log`` beside the disks.
     """
     report = Report(kernel)
+    say(f"Linux {kernel} …")
     console = FOLDER / f"console-{kernel}.log"
     qemu = root / "qemu"
     libraries = [str(path) for path in qemu.glob("*lib/*-linux-gnu")]
     libraries += [str(path) for path in qemu.glob("usr/lib/*-linux-gnu")]
     environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
-    deadline = time.monotonic() + seconds
     with subprocess.Popen(
         _command(root, kernel, lab, check, console),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=(FOLDER / "qemu.log").open("wb"),
+        stderr=(FOLDER / f"qemu-{kernel}.log").open("wb"),
         env=environment,
     ) as machine:
         assert machine.stdout is not None
@@ -45,7 +45,7 @@ def run(root: Path, kernel: str, lab: Path, check: str, seconds: float) -> Repor
         finally:
             machine.send_signal(signal.SIGKILL)
     if time.monotonic() > deadline:
-        report.error = f"not done after {seconds:.0f} s"
+        report.error = "not done in time"
     elif len(report.results) != report.count or not report.count:
         report.error = f"it ended before its checks: see {console}"
     return report
@@ -62,7 +62,7 @@ def _follow(pipe: int, report: Report, deadline: float) -> None:
         *lines, text = (text + data).split(b"\n")
         for line in lines:
             if line.startswith(b"{"):
-                say(f"vm: {report.take(line.decode(errors='replace'))}")
+                say(f"Linux {report.kernel}: {report.take(line.decode(errors='replace'))}")
 
 
 def _command(root: Path, kernel: str, lab: Path, check: str, console: Path) -> list[str]:
