@@ -14,6 +14,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,9 @@ from lab.vm.pods import CGROUP, PATIENCE_S, get, pod_of, users
 
 _MIB: Final = 1 << 20
 _ROOT: Final = 200_000
+_UNKNOWN: Final = 255
+"""containerd's code for an exit that nobody could tell it of."""
+_CLEANUP_S: Final = 15
 _OF_PODS: Final = ("containerd-shim", "criu", "nginx", "pause", "postgres", "python3", "runc")
 
 
@@ -183,10 +187,11 @@ def _killed_shim(node: Node) -> str:
         path = str(address).removeprefix("unix://")
         (shim,) = processes.holders_of_socket(Path("/proc/1/net"), path, every)
         os.kill(shim, signal.SIGKILL)
-        assert app.wait_exited() == 137
+        assert (code := app.wait_exited()) == _UNKNOWN, code
         store, container = app.image_store(), app.id
-    assert not store.exists()
-    assert not list(CGROUP.rglob(f"*{container}*"))
+    waiting.until("end of its images", lambda: not store.exists(), _CLEANUP_S)
+    left = partial(CGROUP.rglob, f"*{container}*")
+    waiting.until("end of its cgroup", lambda: not list(left()), _CLEANUP_S)
     return "containerd's delete leaves no image, no cgroup"
 
 
@@ -204,24 +209,25 @@ def _nothing_is_left(node: Node) -> str:
         return [
             *(line.split()[4] for line in mounts if "/k8s.io/" in line or "/netns/" in line),
             *units.stdout.splitlines(),
-            *(str(path) for path in Path("/var/lib/zeropod/i").iterdir()),
+            *(str(path) for path in Path("/var/lib/zeropod/i").glob("*")),
             *(str(path) for path in Path("/tmp").glob(".criu*")),
-            *(name for name in _names() if name in _OF_PODS),
+            *(name for name in _names() if name.startswith(_OF_PODS)),
         ]
 
     try:
-        waiting.until("end of everything", lambda: not left())
+        waiting.until("end of everything", lambda: not left(), _CLEANUP_S)
     except TimeoutError:
         raise AssertionError(", ".join(left())) from None
     return "no unit, mount, namespace, image, process"
 
 
 def _names() -> Iterator[str]:
-    """Of all processes."""
+    """Of all processes, as they call themselves: the zygote is no ``python3``."""
     for entry in Path("/proc").iterdir():
         with suppress(OSError):  # it has ended
             if entry.name.isdecimal():
-                yield (entry / "comm").read_text().strip()
+                program, _, _ = (entry / "cmdline").read_text().partition("\0")
+                yield Path(program.partition(" ")[0]).name
 
 
 CHECKS: Final[dict[str, Callable[[Node], str]]] = {
