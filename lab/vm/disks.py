@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lab import container_images, paths, python, tools, wheel
 from lab.debian import KEYRING, PrivateApt, mirror, own_codename, unpack
+from lab.lock import Lock
 from lab.steps import fingerprint, is_made, making, remove, run, timed, write_file
 from lab.vm import apps
 
@@ -33,6 +34,7 @@ _PACKAGES = ("systemd", "systemd-sysv", "dbus", "udev", "iproute2", "kmod", "ini
 _CLIENT = ("grpcio", "protobuf")
 _ROOT_SIZE = "3G"
 _SPARE_MB = 3000
+_DISK, _PART = "lab.ext4", "lab.part"
 
 _UNIT = f"""[Unit]
 Description=The checks of zeropod in a virtual machine
@@ -132,8 +134,18 @@ def _versions(tree: Path) -> dict[str, str]:
 
 @contextmanager
 def lab_disk() -> Iterator[Path]:
-    """A disk with a copy of the node."""
-    disk, tree = FOLDER / "lab.ext4", FOLDER / "lab.part"
+    """A disk with a copy of the node. One at a time: LabError names who has it."""
+    lock = Lock.take(FOLDER / "lock", "vm-test")
+    try:
+        yield _make_lab_disk()
+    finally:
+        remove(FOLDER / _PART)
+        (FOLDER / _DISK).unlink(missing_ok=True)
+        lock.release()
+
+
+def _make_lab_disk() -> Path:
+    disk, tree = FOLDER / _DISK, FOLDER / _PART
     remove(tree)
     disk.unlink(missing_ok=True)
     inside = tree / paths.ROOT.relative_to(paths.CHECKOUT)
@@ -143,12 +155,8 @@ def lab_disk() -> Iterator[Path]:
     _link(VENV, inside / "vm" / VENV.name)
     shutil.copytree(paths.SOURCES, tree / paths.SOURCES.name)
     size_mb = _size_mb(tree) + _SPARE_MB
-    try:
-        run(["mke2fs", "-q", "-t", "ext4", "-d", tree, disk, f"{size_mb}M"])
-        yield disk
-    finally:
-        remove(tree)
-        disk.unlink(missing_ok=True)
+    run(["mke2fs", "-q", "-t", "ext4", "-d", tree, disk, f"{size_mb}M"])
+    return disk
 
 
 def _link(source: Path, target: Path) -> None:

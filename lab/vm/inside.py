@@ -48,7 +48,7 @@ def _start() -> Node:
     run(["systemctl", "daemon-reload"])
     run(["systemctl", "start", "containerd"])
     ctr = f"{other_containerd.programs()}/ctr"
-    for image in (*container_images.IMAGES, *apps.IMAGES):
+    for image in (container_images.PAUSE, container_images.STATEFUL, apps.WWW):
         command: list[str | Path] = [ctr, "--namespace=k8s.io", "images", "import", image.archive]
         run(command, env=keeper.environment())
     return Node(1, None)

@@ -19,6 +19,7 @@ from lab.vm.pods import CGROUP, IDLE, PATIENCE_S, PREFIX, users
 def check(node: Node) -> str:
     name, netns, group = "postgres-1", "/run/netns/postgres", "/postgres-1"
     ctr = ["ctr", "--namespace=k8s.io"]
+    node.run([*ctr, "images", "import", str(apps.POSTGRES.archive)], timeout=PATIENCE_S)
     node.run(["ip", "netns", "add", "postgres"])
     node.run(["ip", "-n", "postgres", "link", "set", "lo", "up"])
     annotations = [f"--annotation={PREFIX}{key}={value}" for key, value in IDLE.items()]
