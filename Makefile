@@ -9,7 +9,8 @@ SOURCES := zeropod lab tests benchmarks setup.py
 C_SOURCES = $(shell git ls-files '*.c' '*.h')
 
 .PHONY: help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns \
-	criu package containerd containerd-v2 containerd-old containerd-new soak bench wheel clean format
+	criu package containerd containerd-v2 containerd-old containerd-new soak vm-test bench wheel clean \
+	format
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -92,6 +93,9 @@ containerd-new: ext lab ## the suite with the newest containerd, which is built 
 MINUTES ?= 30
 soak: lab ## pods that come, sleep, wake and go while processes are killed (MINUTES=30; root)
 	$(BIN)/python -m lab.soak --minutes $(MINUTES)
+
+vm-test: lab ## a node in a virtual machine, with kernels 6.1 and 6.12 (up to 30 minutes; root)
+	$(BIN)/python -m lab.vm
 
 bench: lab ## latency and memory, interleaved with the stock shim
 	$(BIN)/python -m benchmarks
