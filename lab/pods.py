@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import time
@@ -35,6 +36,18 @@ class Reply:
         found = json.loads(self.body)
         assert isinstance(found, dict)
         return found
+
+
+def _remove_cgroup(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 class _Connection(http.client.HTTPConnection):
@@ -195,14 +208,15 @@ class Pod:
     def remove(self) -> None:
         """Stop and remove everything, as the kubelet does: again where it fails, until it is done.
 
-        containerd may refuse the first time while it cleans up after a shim that was killed.
+        While it cleans up after a shim that was killed, containerd may refuse, or say that all is
+        done though it is not: then there are processes in the pod's cgroup for a while.
         """
         waiting.until(f"removal of pod {self.spec.name}", self._try_remove, _REMOVE_TIMEOUT_S)
         remove(self.node.path(self.spec.log_directory))
         for hierarchy in cgroups.hierarchies():
             folder = hierarchy / cgroups.NAME / "kubepods" / f"pod{self.spec.uid}"
-            if folder.exists():
-                folder.rmdir()
+            ended = partial(_remove_cgroup, folder)
+            waiting.until(f"empty cgroup of pod {self.spec.name}", ended, _REMOVE_TIMEOUT_S)
 
     def _try_remove(self) -> bool:
         cri = self.node.cri

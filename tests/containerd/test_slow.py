@@ -1,11 +1,14 @@
 """A runtime that takes longer for a delete than containerd waits, which is ten seconds.
 
 containerd gives up and asks again. The task has ended once, with its code, and nothing is left.
+For a `delete` that it executes for a dead shim it waits five, and then calls the pod removed.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +17,25 @@ from pathlib import Path
 import pytest
 
 from lab import keeper, waiting
+from lab.cri import PodSpec
 from lab.faults import RUNC, wrapped
 from lab.node import Node
-from lab.pods import Container
+from lab.pods import Container, Pod
 
 from .conftest import MakePod
 
 _NEXT = Path("/run/lab-slow")
-_SLOW = f"""
+_SLOW = """
 case " $* " in
-*" delete "*) if rmdir {_NEXT} 2>/dev/null; then sleep 13; fi ;;
+*" delete "*) if rmdir {next} 2>/dev/null; then sleep {seconds}; fi ;;
 esac
 """
 _LONG_S = 120
 _NEVER = {"scaledown-duration": "1h"}
+
+
+def _slow(seconds: int) -> str:
+    return _SLOW.format(next=_NEXT, seconds=seconds)
 
 
 class Events:
@@ -74,7 +82,7 @@ def test_a_delete_that_takes_too_long(
 ) -> None:
     pod = make_pod("stateful", _NEVER)
     (app,) = pod.containers
-    with wrapped(node, RUNC, _SLOW), _recorded(node, app, tmp_path / "events") as events:
+    with wrapped(node, RUNC, _slow(13)), _recorded(node, app, tmp_path / "events") as events:
         if whose == "container":
             id, status = app.id, 3
             node.path(_NEXT).mkdir()
@@ -100,3 +108,12 @@ def test_a_delete_that_takes_too_long(
         )
         assert [event["exit_status"] for event in events.of("/tasks/exit", id)] == [status]
         assert len(events.of("/tasks/delete", id)) == 1
+
+
+def test_a_pod_is_gone_when_the_delete_of_its_dead_shim_is_done(no_leaks: None, node: Node) -> None:
+    pod = Pod(node, PodSpec("alone", cgroup_parent=node.cgroup_parent))
+    with wrapped(node, RUNC, _slow(8)):
+        node.path(_NEXT).mkdir()
+        os.kill(pod.shim_pid(), signal.SIGKILL)
+        pod.remove()
+        assert not node.path(_NEXT).exists()

@@ -146,6 +146,38 @@ def test_delete_takes_along_who_has_joined(stub_node: Node, tmp_path: Path) -> N
     ]
 
 
+def test_delete_clears_what_containerd_could_not_remove(stub_node: Node, tmp_path: Path) -> None:
+    """A runtime has made mount points where containerd had unmounted the root file system."""
+    stub_node.start("pod")
+    (pid,) = stub_node.shims()
+    options = RuntimeOptions(binary_name=str(fake_runtime(tmp_path)))
+    options.note(stub_node.bundles / "pod")
+    bundles = [stub_node.bundle(id) for id in ("given-up", "as-ever", "pod")]
+    given_up, as_ever, pod = bundles
+    for bundle in bundles:
+        Host("pod", "/run/containerd/s/x").note(bundle, options)
+        work = tmp_path / f"work-{bundle.name}"
+        work.mkdir()
+        (bundle / "work").symlink_to(work)
+        (bundle / "rootfs").mkdir()
+    for bundle in (given_up, pod):
+        (bundle / "rootfs/etc").mkdir()
+        (bundle / "rootfs/etc/hosts").touch()
+    (tmp_path / "layer").mkdir()
+    (tmp_path / "layer/empty").touch()
+    holder = ["nsenter", "-t", str(stub_node.holder), "-m"]
+    mount = ["mount", "--bind", tmp_path / "layer", as_ever / "rootfs"]
+    subprocess.run([*holder, *mount], check=True)
+    stub_node.kill(pid)
+    stub_node.call("delete", "pod")
+    assert not given_up.exists()
+    assert not (tmp_path / "work-given-up").exists()
+    for bundle in (as_ever, pod):  # which containerd removes
+        assert list((bundle / "rootfs").iterdir()) == []
+        assert (tmp_path / f"work-{bundle.name}").exists()
+    assert (tmp_path / "layer/empty").exists()
+
+
 def test_two_deletes_of_one_container_do_not_meet(stub_node: Node, tmp_path: Path) -> None:
     """One for it and one for its sandbox: the runtime runs for one after the other."""
     stub_node.start("pod")

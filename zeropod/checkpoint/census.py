@@ -15,7 +15,7 @@ from typing import Final
 
 from zeropod.checkpoint.cgroup import CgroupDir
 
-_MEMORY: Final = ("RssAnon:", "RssShmem:")
+_MEMORY: Final = (b"RssAnon:", b"RssShmem:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def _pid_namespace(pid: int) -> str | None:
 
 def _memory(pid: int) -> int:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
     except OSError:
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(_MEMORY))

@@ -75,7 +75,7 @@ def abandoned_mount_trees() -> set[Path]:
     They are listed first: one that is made later is not among them.
     """
     every = set(criu.TEMPORARY.parent.glob(criu.TEMPORARY.name))
-    lives = any(_name(entry) == criu.BINARY for entry in Path("/proc").iterdir())
+    lives = any(_is_criu(entry) for entry in Path("/proc").iterdir())
     return set() if lives else every
 
 
@@ -88,11 +88,12 @@ def _mount_trees(work: Path) -> set[Path]:
     return criu.mount_trees(work / "restore.log") | abandoned_mount_trees()
 
 
-def _name(process: Path) -> str:
-    try:
-        return (process / "comm").read_text().strip() if process.name.isdecimal() else ""
+def _is_criu(process: Path) -> bool:
+    try:  # binary: a process's name is any bytes
+        name = (process / "comm").read_bytes() if process.name.isdecimal() else b""
     except OSError:
-        return ""  # ended meanwhile
+        return False  # ended meanwhile
+    return name.strip() == criu.BINARY.encode()
 
 
 async def _empty(target: Target) -> None:

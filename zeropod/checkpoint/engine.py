@@ -83,7 +83,11 @@ class Engine(Protocol):
         """
 
     def fit(self, target: Target, images: ImageDir) -> None:
-        """What the images speak of has changed on the disk: make a planned restore right again."""
+        """What the images speak of has changed on the disk: make a planned restore right again.
+
+        Raises:
+            ImageCorrupt: the images are not what was sealed.
+        """
 
     async def finish(self, target: Target, images: ImageDir, pid: int) -> int:
         """Follow the restore that was fired as process ``pid``. Returns the new init's pid.

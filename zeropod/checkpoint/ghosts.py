@@ -99,10 +99,17 @@ def apply(images: Path, kept: Path, changes: Changes) -> None:
             with contextlib.suppress(OSError):
                 (images / name).unlink(missing_ok=True)
         raise
+    for number in work.stale:
+        with contextlib.suppress(OSError):  # nothing speaks of it any more
+            (images / _ghost_name(number)).unlink(missing_ok=True)
 
 
 class _Work:
-    """What is to be written."""
+    """What is to be written.
+
+    ``stale``: ghosts of the change before. They are good until this one is done, so their numbers
+    are not used again.
+    """
 
     def __init__(self, images: Path, files: list[Record], remaps: list[Record]) -> None:
         self.added: list[Record] = []
@@ -111,9 +118,9 @@ class _Work:
         self.ghosts: dict[str, tuple[Record, Gone]] = {}
         self._by_inode: dict[tuple[int, int], int] = {}
         self._remapped = {remap.number(1) for remap in remaps}
-        self._next_ghost = 1 + max(
-            (r.number(2) for r in remaps if r.number(3) == _GHOST), default=0
-        )
+        dumped = {remap.number(2) for remap in remaps if remap.number(3) == _GHOST}
+        self.stale = _ghosts_in(images) - dumped
+        self._next_ghost = 1 + max(dumped | self.stale, default=0)
         self._next_file = 1 + max((entry.number(_FILE_ID) for entry in files), default=0)
 
     def fit_file(self, entry: Record, changes: Changes) -> None:
@@ -169,12 +176,21 @@ class _Work:
         if number is None:
             number = self._by_inode[key] = self._next_ghost
             self._next_ghost += 1
-            self.ghosts[f"ghost-file-{number:x}.img"] = _ghost(gone, found), gone
+            self.ghosts[_ghost_name(number)] = _ghost(gone, found), gone
         remap = Record().set(1, id).set(2, number).set(3, _GHOST)
         (self.directories if directory else self.files).append(remap)
         if not directory:
             return ""
         return f"{gone.existing.rstrip('/')}/.{gone.path.rpartition('/')[2]}.{number:x}.ghost"
+
+
+def _ghost_name(number: int) -> str:
+    return f"ghost-file-{number:x}.img"
+
+
+def _ghosts_in(images: Path) -> set[int]:
+    names = (path.stem for path in images.glob("ghost-file-*.img"))
+    return {int(name.rpartition("-")[2], 16) for name in names}
 
 
 def _ghost(gone: Gone, found: os.stat_result) -> Record:

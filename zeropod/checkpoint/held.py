@@ -13,8 +13,10 @@ a mount's source gone    a copy of the file, or an empty directory, in its place
 a mount's file replaced  a copy of the old one: a mount of a file never shows another one
 
 An inotify tells of changes, so that a restore is fitted when it is asked for; where it missed one
-the first attempt fails, and the second is fitted. All of it ends with the shim's descriptors; the
-copies lie with the images and go with them.
+the first attempt fails, and the second is fitted. A node has few inotify instances (128, as the
+kernel comes) for all that root runs: sleepers take half of them at most. Those without one have
+CRIU check sizes and modes. All of it ends with the shim's descriptors; the copies lie with the
+images and go with them.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from zeropod.oci.bundle import Bundle
 log = logging.getLogger(__name__)
 
 _MOST: Final = 1024
+_INSTANCES: Final = Path("/proc/sys/fs/inotify/max_user_instances")
 _SETTLE_S: Final = 0.1  # who removes a directory may take his time, file by file
 _GONE: Final = syscalls.IN_ATTRIB | syscalls.IN_DELETE_SELF | syscalls.IN_MOVE_SELF
 _COMES: Final = syscalls.IN_CREATE | syscalls.IN_MOVED_TO
@@ -102,7 +105,7 @@ class Held:
         return True
 
     def distrust(self) -> None:
-        """A restore has failed: CRIU shall not hold a size against what is mapped either."""
+        """A restore has failed: CRIU shall not hold a size against what is the same file."""
         self._distrusted = True
 
     def watch(self, changed: Callable[[], None]) -> None:
@@ -131,10 +134,11 @@ class Held:
 
     def _listen(self) -> None:
         try:
+            _leave_instances(self._place.parent.parent)
             self._inotify = syscalls.inotify_init()
             for fd in self._fds():
                 syscalls.inotify_add(self._inotify, f"/proc/self/fd/{fd}", _GONE)
-        except OSError as error:  # a limit of the kernel's
+        except OSError as error:  # a limit of the kernel's, or ours
             log.warning("%s: not all changes are seen: %s", self._bundle.path.name, error.strerror)
 
     def _on_change(self, changed: Callable[[], None]) -> None:
@@ -164,7 +168,7 @@ class Held:
                     found.loose.add(path)
                 continue
             if _same(now, then):
-                if self._distrusted or not opened.mapped:
+                if self._distrusted or (self._inotify >= 0 and not opened.mapped):
                     found.loose.add(path)
                 continue
             if moved := _moved(opened, then):
@@ -245,6 +249,15 @@ class Held:
             with contextlib.suppress(OSError):
                 syscalls.inotify_add(self._inotify, str(path), _COMES)
                 return
+
+
+def _leave_instances(sleepers: Path) -> None:
+    """Raise OSError where half of the inotify instances are taken.
+
+    ``sleepers``: has a directory for each container of the node that has slept.
+    """
+    if 2 * sum(1 for _ in sleepers.iterdir()) > int(_INSTANCES.read_text()):
+        raise OSError(errno.EMFILE, "half of the node's inotify instances are for others")
 
 
 def _stat(path: Path, *, follow: bool = False) -> os.stat_result | None:

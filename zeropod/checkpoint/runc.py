@@ -130,7 +130,6 @@ class RuncEngine:
             )
 
     def plan(self, target: Target, images: ImageDir, stdio: Stdio) -> RestorePlan:
-        images.verify()
         self.fit(target, images)
         work = images.new_attempt()
         self._config.write_text(criu.config(_pinned(target, images)))
@@ -153,6 +152,7 @@ class RuncEngine:
             )
 
     def fit(self, target: Target, images: ImageDir) -> None:
+        images.verify()  # before a seal calls right what is there
         if _fit(images):
             images.seal(target.owner)
 
@@ -240,7 +240,7 @@ def _fit(images: ImageDir) -> bool:
     """Whether images had to be changed. Where that fails CRIU says what does not fit."""
     try:
         return images.held is not None and images.held.fit()
-    except (OSError, ValueError) as error:
+    except (ZeropodError, OSError, ValueError) as error:
         log.warning("%s: is not fitted to what has changed: %s", images.path, error)
         return False
 

@@ -38,12 +38,12 @@ class Dispositions:
         masks = {
             key: int(value, 16)
             for key, value in (
-                line.split(":\t", 1)
-                for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-                if line.startswith(("SigCgt:", "SigIgn:"))
+                line.split(b":\t", 1)  # binary: a process's name is any bytes
+                for line in Path(f"/proc/{pid}/status").read_bytes().splitlines()
+                if line.startswith((b"SigCgt:", b"SigIgn:"))
             )
         }
-        return cls(masks["SigCgt"], masks["SigIgn"])
+        return cls(masks[b"SigCgt"], masks[b"SigIgn"])
 
     def effect(self, number: int) -> Effect:
         """What the signal would do. Signals that stop a process count as handled: they need it."""

@@ -76,7 +76,11 @@ class _Counter:
             os.close(self._file)
             raise
         self.fd = self._epoll.fileno()
-        self._kills = self._read()
+        try:
+            self._kills = self._read()
+        except BaseException:  # the cgroup goes in this moment
+            self.close()
+            raise
 
     def take(self) -> bool:
         before, self._kills = self._kills, self._read()

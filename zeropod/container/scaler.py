@@ -283,7 +283,9 @@ class Scaler:
                     self._stay_awake(Move.BUSY)
                     return
                 await self._dump()
-            except (ZeropodError, OSError) as error:
+            except Exception as error:
+                if not isinstance(error, (ZeropodError, OSError)):
+                    log.exception("%s: the scale-down broke off", container.id)
                 self._dump_failed(error)
                 return
             self._idle.forget_backoff()
@@ -368,6 +370,8 @@ class Scaler:
         if self.phase is Phase.ASLEEP and self._group.disarm():
             try:
                 self.engine.fit(self._target, self._images)
+            except (ZeropodError, OSError) as error:  # whoever wakes it finds the same
+                log.error("%s: %s", self._container.id, error)
             finally:
                 self._group.arm(self._plan)
 
@@ -449,8 +453,8 @@ class Scaler:
         assert self._target and self._images
         try:
             await self.engine.abort(self._target, self._images, 0)
-        except (ZeropodError, OSError) as error:
-            log.error("%s: what is left of it: %s", self._container.id, error)
+        except Exception:
+            log.exception("%s: something of it may be left", self._container.id)
 
     async def abandon(self) -> bool:
         """End a sleep or a wake-up, and the container with it. Returns when nothing of it lives.

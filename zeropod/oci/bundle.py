@@ -123,7 +123,8 @@ class Bundle:
         """Have the mounts at these destinations made from other sources; atomically."""
         config = self.config
         for mount in config.get("mounts") or ():
-            mount["source"] = sources.get(str(mount.get("destination")), mount.get("source"))
+            if (source := sources.get(str(mount.get("destination")))) is not None:
+                mount["source"] = source
         self._write(config)
 
     def update_resources(self, resources: Mapping[str, Any]) -> None:

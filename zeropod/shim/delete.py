@@ -29,7 +29,7 @@ from zeropod.oci import joined
 from zeropod.oci.bundle import Bundle
 from zeropod.oci.mounts import unmount_all, unmount_below
 from zeropod.oci.runtime import DEFAULT_ROOT, RuntimeOptions
-from zeropod.shim import bootstrap, process
+from zeropod.shim import bootstrap, process, remains
 from zeropod.shim.invocation import Invocation
 from zeropod.task import status
 
@@ -108,6 +108,8 @@ def _clear(
     def mounts() -> None:
         unmount_all(rootfs)
         unmount_below(Path(NodeSettings.load().image_root) / f"{namespace}.{id}")
+        if remains.clear(rootfs) and note != bundle:  # containerd will not try again
+            remains.remove(bundle)
 
     with _alone(bundle):  # that `delete` may be executed for it and for its sandbox at once
         for step in (filters, runtime_mounts) if dead else ():

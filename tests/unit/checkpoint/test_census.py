@@ -7,9 +7,10 @@ import subprocess
 from array import array
 from pathlib import Path
 
-from zeropod.checkpoint import census
+from zeropod.checkpoint import census, debris
 from zeropod.checkpoint.cgroup import CgroupDir
 from zeropod.checkpoint.engine import _cgroup_name
+from zeropod.container.disposition import Dispositions, Effect
 
 
 def test_tree_and_strangers(tmp_path: Path) -> None:
@@ -37,6 +38,20 @@ def test_everybody_of_the_pid_namespace_counts() -> None:
     with subprocess.Popen(["cat"], stdin=-1) as init:
         found = census.take(init.pid, (), own_pid_namespace=True)
         assert os.getpid() in {member.pid for member in found.strangers}
+        init.kill()
+
+
+def test_a_name_may_be_any_bytes() -> None:
+    """The kernel cuts one after 15, in the middle of a character where that is the 15th."""
+    shell = r"printf 'caf\303' > /proc/self/comm; echo; read x"
+    with subprocess.Popen(["sh", "-c", shell], stdin=-1, stdout=-1) as init:
+        assert init.stdout is not None
+        init.stdout.readline()
+        found = census.take(init.pid, (), own_pid_namespace=False)
+        assert [member.name for member in found.tree] == ["caf\ufffd"]
+        assert found.memory_bytes() > 0
+        assert Dispositions.of(init.pid).effect(9) is Effect.ENDS
+        debris.abandoned_mount_trees()
         init.kill()
 
 

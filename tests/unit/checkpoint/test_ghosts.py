@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -146,6 +147,27 @@ def test_a_failure_changes_nothing(tmp_path: Path, gone: Gone) -> None:
         images.apply(Changes(gone={gone.path: bad}))
     assert {file.name for file in images.path.iterdir()} == {"files.img"}
     assert (images.path / "files.img").read_bytes() == images.first
+
+
+def test_a_failure_leaves_what_was_changed_before(
+    tmp_path: Path, gone: Gone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Images(tmp_path, reg(1, "/config/a"), reg(2, gone.path))
+    images.apply(Changes(gone={gone.path: gone}))
+    before = {file.name: file.read_bytes() for file in images.path.iterdir()}
+    assert "ghost-file-1.img" in before
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(records, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        images.apply(Changes(gone={gone.path: gone}, loose={"/config/a"}))
+    assert {file.name: file.read_bytes() for file in images.path.iterdir()} == before
+    monkeypatch.undo()
+    images.apply(Changes(gone={gone.path: gone}, loose={"/config/a"}))
+    assert images.remaps() == [(2, 2, 1)]
+    assert [file.name for file in images.path.glob("ghost-*")] == ["ghost-file-2.img"]
 
 
 def test_paths_are_resolved_as_inside(tmp_path: Path) -> None:

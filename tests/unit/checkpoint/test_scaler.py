@@ -29,6 +29,7 @@ from zeropod.errors import (
     ActivatorError,
     CheckpointFailed,
     FailedPrecondition,
+    ImageCorrupt,
     Internal,
     RestoreFailed,
 )
@@ -186,6 +187,25 @@ async def test_a_failed_dump_leaves_it_awake_and_backs_off(rig: Rig) -> None:
     checkpoints = rig.scaler.history.checkpoints
     assert (checkpoints.errors, checkpoints.count) == (2, 1)
     assert rig.container.exit is None
+
+
+async def test_an_error_that_nobody_expects_leaves_it_awake(rig: Rig) -> None:
+    rig.engine.dump = [ValueError("what is this?"), None]
+    await rig.asleep()
+    assert rig.group.calls == ["hold", "awake", "hold", "arm"]
+    assert rig.scaler.history.checkpoints.errors == 1
+
+
+async def test_an_error_that_nobody_expects_ends_a_wake_up(rig: Rig) -> None:
+    async def abort(*_: object) -> None:
+        raise ValueError("nor this")
+
+    await rig.asleep()
+    rig.engine.ends = [ValueError("what is this?")]
+    rig.engine.abort = abort  # type: ignore[method-assign]
+    with pytest.raises(RestoreFailed, match="what is this"):
+        await asyncio.wait_for(rig.scaler.ensure_awake("exec"), 30)
+    assert rig.container.exit is not None and rig.container.exit.status == 128
 
 
 async def test_no_port_group_means_unscaled(rig: Rig) -> None:
@@ -553,6 +573,17 @@ async def test_a_plan_is_fitted_to_a_changed_world(rig: Rig) -> None:
     assert rig.group.fired == [plan]
     held.changed()
     assert rig.engine.fitted == 1
+
+
+async def test_a_plan_that_cannot_be_fitted_is_armed_again(rig: Rig) -> None:
+    def fit(*_: object) -> None:
+        raise ImageCorrupt("cut short")
+
+    await rig.asleep()
+    rig.engine.fit = fit  # type: ignore[method-assign]
+    assert rig.engine.held[0].changed
+    rig.engine.held[0].changed()
+    assert rig.group.calls == ["hold", "arm", "disarm", "arm"]
 
 
 async def test_ports_are_held_while_it_sleeps(rig: Rig) -> None:

@@ -242,6 +242,24 @@ async def test_what_cannot_be_watched_is_said(
     watch.end()
 
 
+async def test_a_cgroup_that_goes_in_that_moment(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not tree.v2:
+        (tree.path / "memory.oom_control").unlink()
+
+    def gone(fd: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(os, "pread", gone)
+    fds = _fds()
+    watch = _oom(tree)
+    watch.begin(tree.cgroups)
+    assert _fds() == fds
+    watch.end()
+    assert tree.seen == 0
+
+
 # -- in a container ------------------------------------------------------------------------------
 
 

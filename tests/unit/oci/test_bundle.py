@@ -17,6 +17,10 @@ _CONFIG: dict[str, Any] = {
     "ociVersion": "1.2.0",
     "root": {"path": "/elsewhere/rootfs", "readonly": True},
     "process": {"terminal": True, "args": ["/bin/öl", "\\x"], "oomScoreAdj": -998},
+    "mounts": [
+        {"destination": "/proc", "type": "proc"},
+        {"destination": "/config", "type": "bind", "source": "/a", "options": ["rbind"]},
+    ],
     "annotations": {"a": "1", "never.heard/of": "it"},
     "hooks": {"prestart": [{"path": "/bin/true"}]},
     "vm": {"unknown": [1, 2.5, None, {"deep": [18446744073709551615]}]},
@@ -61,7 +65,12 @@ def _limit(bundle: Bundle, config: dict[str, Any]) -> None:
     config["linux"]["resources"]["memory"] = {"limit": 6}
 
 
-_WRITERS = [_annotate, _join, _limit]
+def _move_mounts(bundle: Bundle, config: dict[str, Any]) -> None:
+    bundle.set_mount_sources({"/config": "/b", "/nowhere": "/c"})
+    config["mounts"][1]["source"] = "/b"
+
+
+_WRITERS = [_annotate, _join, _limit, _move_mounts]
 
 
 @pytest.mark.parametrize("write", _WRITERS)
