@@ -27,6 +27,11 @@ def private_bytes(pid: int) -> int:
     return _rollup(pid, "Private_Clean:") + _rollup(pid, "Private_Dirty:")
 
 
+def written_bytes(pid: int) -> int:
+    """Memory that this process has written to: private whoever else runs the same program."""
+    return _rollup(pid, "Private_Dirty:")
+
+
 def proportional_bytes(pid: int) -> int:
     """PSS: private memory and a fair part of what is shared."""
     return _rollup(pid, "Pss:")

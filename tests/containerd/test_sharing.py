@@ -67,7 +67,7 @@ def test_a_shim_asleep_has_given_back_what_it_used(make_pod: MakePod) -> None:
     app.wait_asleep()
 
     def is_small() -> bool:
-        return processes.private_bytes(shim) < _BOUND
+        return processes.written_bytes(shim) < _BOUND
 
     waiting.until(f"a shim below {_BOUND} bytes", is_small, 60)
 
