@@ -8,9 +8,9 @@ PYTEST := .ci/pytest $(BIN)/python -m pytest
 SOURCES := zeropod lab tests benchmarks setup.py
 C_SOURCES = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns \
-	criu package containerd containerd-v2 containerd-old containerd-new soak vm-test bench wheel clean \
-	format
+.PHONY: help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns criu \
+	package containerd containerd-v2 containerd-old containerd-new many soak vm-test bench wheel \
+	clean format
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -72,8 +72,13 @@ criu: ext lab ## checkpoints and restores by runc and CRIU (root)
 package: ext ## wheel, sdist, launcher and zygote
 	$(PYTEST) tests/package
 
+MANY := tests/containerd/test_many.py
+
 containerd: ext lab ## pods through a real containerd (root)
-	$(PYTEST) tests/containerd
+	$(PYTEST) tests/containerd --ignore $(MANY)
+
+many: ext lab ## a hundred pods made, woken and removed at once, which fills the machine (root)
+	$(PYTEST) $(MANY)
 
 # What has to do with cgroups. The node sees cgroup2 alone; this machine may have no controllers there.
 V2_SUITES := $(addprefix tests/containerd/test_,sleep.py verbs.py inside.py status.py cgroups.py)
