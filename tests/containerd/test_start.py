@@ -15,7 +15,7 @@ from lab.faults import wrapped
 from lab.node import Node
 from lab.pods import Pod
 
-from .conftest import MakePod, bounded
+from .conftest import MakePod, bounded, use
 from .test_sleep import FAST
 
 _LAUNCHER = paths.VENV / "bin/containerd-shim-zeropod-v2"
@@ -25,9 +25,13 @@ Invocations = Callable[[], list[str]]
 
 @pytest.fixture
 def invocations(node: Node) -> Iterator[Invocations]:
-    """The command lines that containerd has executed the launcher with since the test began."""
+    """The command lines that containerd has executed the launcher with since the test began.
+
+    A wrapped launcher has a zygote of its own: in the end the launcher itself has one again.
+    """
     with wrapped(node, _LAUNCHER, f'echo "$*" >> {_NOTES}'):
         yield lambda: node.path(_NOTES).read_text().splitlines()
+    use(node, "zeropod")
     node.path(_NOTES).unlink(missing_ok=True)
 
 
