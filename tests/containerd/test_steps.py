@@ -63,13 +63,8 @@ def _take(pod: Pod, verb: str, killer: Killer, victim: int | None, when: str) ->
             app.remove()
 
 
-_IN_START = pytest.mark.skip(reason="known fault: containerd 2.1 keeps the bundle of the container")
-
-
 @_WHEN
-@pytest.mark.parametrize(
-    "verb", [pytest.param(verb, marks=_IN_START if verb == "start" else ()) for verb in _VERBS]
-)
+@pytest.mark.parametrize("verb", _VERBS)
 def test_the_shim_is_killed(
     killer: Killer, node: Node, make_pod: MakePod, verb: str, when: str
 ) -> None:

@@ -17,8 +17,9 @@ from typing import Final
 
 _COMM: Final = "containerd"
 _TIMEOUT_S: Final = 5.0
-_LINE: Final = re.compile(rb"containerd \S+ v?(\d+)\.\d+")
-_asked: dict[int, bool] = {}
+_LINE: Final = re.compile(rb"containerd \S+ v?(\d+)\.(\d+)")
+_UNKNOWN: Final = (0, 0)
+_asked: dict[int, tuple[int, int]] = {}
 
 
 def ask(pid: int) -> None:
@@ -38,18 +39,26 @@ def ask(pid: int) -> None:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return
-    _asked[pid] = joins(said)
+    _asked[pid] = version(said)
 
 
-def joins(said: bytes) -> bool:
-    """Whether one that says this of its version connects containers to their sandbox's shim."""
+def version(said: bytes) -> tuple[int, int]:
+    """(major, minor) of one that says this of itself; zeros where it does not."""
     found = _LINE.match(said)
-    return found is not None and int(found[1]) >= 2
+    return (int(found[1]), int(found[2])) if found else _UNKNOWN
 
 
 def joins_itself(pid: int) -> bool:
-    """Whether the containerd ``pid`` is known to be one that does."""
-    return _asked.get(pid, False)
+    """Whether the containerd ``pid`` is known to connect containers to their sandbox's shim."""
+    return _asked.get(pid, _UNKNOWN) >= (2, 0)
+
+
+def abandons(pid: int) -> bool:
+    """Whether it is known to forget the containers that have joined a shim, when that dies.
+
+    It executes no `delete` for them. One that was being started keeps its bundle for ever then.
+    """
+    return (2, 0) <= _asked.get(pid, _UNKNOWN) < (2, 4)
 
 
 def pid_of(pidfd: int) -> int:

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ from zeropod.oci import joined
 from zeropod.oci.bundle import Bundle
 from zeropod.oci.mounts import unmount_all, unmount_below
 from zeropod.oci.runtime import DEFAULT_ROOT, RuntimeOptions
-from zeropod.shim import bootstrap, process, remains
+from zeropod.shim import bootstrap, caller, process, remains
 from zeropod.shim.invocation import Invocation
 from zeropod.task import status
 
@@ -62,6 +63,8 @@ def delete(invocation: Invocation) -> bytes:
     if dead:
         for note, own in joined.noted(bundle):  # which containerd may not execute a delete for
             _clear(invocation.namespace, own.name, note, own, failures, dead=True)
+            if caller.abandons(invocation.containerd_pid):
+                _attempt(partial(remains.remove, own), failures)
     _clear(invocation.namespace, invocation.id, bundle, bundle, failures, dead=dead)
     _attempt(images, failures)
     for failure in failures:
@@ -122,7 +125,7 @@ def _attempt(step: Callable[[], None], failures: list[str]) -> None:
     try:
         step()
     except Exception as error:
-        failures.append(f"{step.__name__}: {error}")
+        failures.append(f"{getattr(step, '__name__', 'bundle')}: {error}")
 
 
 @contextlib.contextmanager

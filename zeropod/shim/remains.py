@@ -1,4 +1,4 @@
-"""A bundle that containerd could not remove.
+"""A bundle that containerd could not remove, or has forgotten (see caller.py).
 
 When a shim dies in Create, containerd unmounts the root file system and removes the bundle, while
 the runtime may still live and make its mount points: in the directory that has become bare. With
@@ -38,7 +38,7 @@ def clear(rootfs: Path) -> bool:
 
 
 def remove(bundle: Path) -> None:
-    """Remove a bundle, and the directory that containerd keeps for it elsewhere.
+    """Remove a bundle, and the directory that containerd keeps for it elsewhere. Idempotent.
 
     Raises OSError: its root file system is not empty, or it is another one's by now.
     """
@@ -46,5 +46,6 @@ def remove(bundle: Path) -> None:
         (bundle / "rootfs").rmdir()
     work = bundle / "work"
     elsewhere = work.readlink() if work.is_symlink() else work
-    shutil.rmtree(bundle)
+    with contextlib.suppress(FileNotFoundError):  # containerd may be doing the same
+        shutil.rmtree(bundle)
     shutil.rmtree(elsewhere, ignore_errors=True)

@@ -14,20 +14,44 @@ _MODULE = b"github.com/containerd/containerd"
 
 
 @pytest.mark.parametrize(
-    ("said", "joins"),
+    ("said", "version"),
     [
-        (b"containerd " + _MODULE + b" 1.7.24~ds1 1.7.24~ds1-6\n", False),
-        (b"containerd " + _MODULE + b"/v2 2.0.0 207ad711eabd375a01713109a8a197d197ff6542\n", True),
-        (b"containerd " + _MODULE + b"/v2 v2.1.4 75cb2b7193e4e490e9fbdc236c0e811ccaba3376\n", True),
-        (b"containerd " + _MODULE + b"/v2 2.1.9+unknown \n", True),
-        (b"containerd github.com/k3s-io/containerd v1.7.23-k3s2 \n", False),
-        (b"containerd github.com/k3s-io/containerd v2.0.5-k3s1 \n", True),
-        (b"Python 3.13.5\n", False),
-        (b"", False),
+        (b"containerd " + _MODULE + b" 1.7.24~ds1 1.7.24~ds1-6\n", (1, 7)),
+        (
+            b"containerd " + _MODULE + b"/v2 2.0.0 207ad711eabd375a01713109a8a197d197ff6542\n",
+            (2, 0),
+        ),
+        (
+            b"containerd " + _MODULE + b"/v2 v2.1.4 75cb2b7193e4e490e9fbdc236c0e811ccaba3376\n",
+            (2, 1),
+        ),
+        (b"containerd " + _MODULE + b"/v2 2.1.9+unknown \n", (2, 1)),
+        (b"containerd github.com/k3s-io/containerd v1.7.23-k3s2 \n", (1, 7)),
+        (b"containerd github.com/k3s-io/containerd v2.0.5-k3s1 \n", (2, 0)),
+        (b"Python 3.13.5\n", (0, 0)),
+        (b"", (0, 0)),
     ],
 )
-def test_versions(said: bytes, joins: bool) -> None:
-    assert caller.joins(said) is joins
+def test_versions(said: bytes, version: tuple[int, int]) -> None:
+    assert caller.version(said) == version
+
+
+@pytest.mark.parametrize(
+    ("version", "joins", "abandons"),
+    [
+        ((0, 0), False, False),
+        ((1, 7), False, False),
+        ((2, 0), True, True),
+        ((2, 3), True, True),
+        ((2, 4), True, False),
+        ((3, 0), True, False),
+    ],
+)
+def test_what_a_version_does(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], joins: bool, abandons: bool
+) -> None:
+    monkeypatch.setitem(caller._asked, 7, version)
+    assert (caller.joins_itself(7), caller.abandons(7)) == (joins, abandons)
 
 
 _PROGRAM = """
