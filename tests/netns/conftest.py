@@ -11,11 +11,12 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +75,12 @@ class Namespace:
         self._holder.communicate()
 
 
+def reset(made: socket.socket) -> None:
+    """Close a connection by a reset."""
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    made.close()
+
+
 @dataclass
 class Pod:
     """``count``: bytes of the file that every start of the app appends one byte to."""
@@ -107,6 +114,21 @@ class Pod:
         self.activator.hold(group)
         assert self.activator.arm(group, self.plan(mode, backlog=backlog)) is False
         return group
+
+    @contextmanager
+    def spliced(self, said: bytes) -> Iterator[tuple[socket.socket, socket.socket]]:
+        """A client's connection that was held, having said this, and the app's end of it."""
+        group = self.group()
+        self.activator.hold(group)
+        made = self.client.connect(POD_V4)
+        made.sendall(said)
+        self.wait(EventKind.PENDING)
+        with made, self.here.listen(PORT) as listener:
+            self.activator.awake(group)
+            app, _ = listener.accept()
+            with app:
+                app.settimeout(60)
+                yield made, app
 
     @property
     def starts(self) -> int:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 
 import pytest
 
 from lab import waiting
-from tests.netns.conftest import POD_V4, PORT, Namespace, Pod
-from zeropod._fastpath._activator import Activator, EventKind
-
-
-def reset(made: socket.socket) -> None:
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    made.close()
+from tests.netns.conftest import POD_V4, Namespace, Pod, reset
+from zeropod._fastpath._activator import Activator
 
 
 def test_keepalives_of_a_spliced_connection_are_no_activity(pod: Pod) -> None:
@@ -43,26 +37,17 @@ def test_keepalives_of_a_spliced_connection_are_no_activity(pod: Pod) -> None:
 
 
 def test_the_app_is_told_of_a_client_that_half_closed_and_is_gone(pod: Pod) -> None:
-    group = pod.group()
-    pod.activator.hold(group)
-    made = pod.client.connect(POD_V4)
-    made.sendall(b"a long question")
-    pod.wait(EventKind.PENDING)
-    with pod.here.listen(PORT) as listener:
-        pod.activator.awake(group)
-        app, _ = listener.accept()
-        with app:
-            app.settimeout(60)
-            made.shutdown(socket.SHUT_WR)
-            while app.recv(64):
-                pass
-            pod.wait_ready()
-            reset(made)
+    with pod.spliced(b"a long question") as (made, app):
+        made.shutdown(socket.SHUT_WR)
+        while app.recv(64):
+            pass
+        pod.wait_ready()
+        reset(made)
 
-            def told() -> bool:  # of a reset that comes behind an end of file
-                return app.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE
+        def told() -> bool:  # of a reset that comes behind an end of file
+            return app.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE
 
-            waiting.until("the reset", told)  # while it thinks, and writes nothing
+        waiting.until("the reset", told)  # while it thinks, and writes nothing
 
 
 def test_more_interfaces_than_can_be_watched_are_said(wire: tuple[Namespace, Namespace]) -> None:

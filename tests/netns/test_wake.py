@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.netns.conftest import CLIENT_V4, CLIENT_V6, POD_V4, POD_V6, PORT, Pod
+from tests.netns.conftest import CLIENT_V4, CLIENT_V6, POD_V4, POD_V6, PORT, Pod, reset
 from zeropod._fastpath._activator import EventKind
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: app\r\nUser-Agent: curl\r\n\r\n"
@@ -218,21 +218,11 @@ def test_reset_by_the_app_is_a_reset(pod: Pod) -> None:
 
 
 def test_reset_by_the_client_is_a_reset(pod: Pod) -> None:
-    group = pod.group()
-    pod.activator.hold(group)
-    made = pod.client.connect(POD_V4)
-    made.sendall(b"hello")
-    pod.wait(EventKind.PENDING)
-    with pod.here.listen(PORT) as listener:
-        pod.activator.awake(group)
-        app, _ = listener.accept()
-        with app:
-            app.settimeout(60)
-            assert app.recv(5) == b"hello"
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            made.close()
-            with pytest.raises(ConnectionResetError):
-                app.recv(1)
+    with pod.spliced(b"hello") as (made, app):
+        assert app.recv(5) == b"hello"
+        reset(made)
+        with pytest.raises(ConnectionResetError):
+            app.recv(1)
 
 
 def test_idle_connections_end_where_a_time_is_set(pod: Pod) -> None:
