@@ -10,8 +10,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.package.node import Node
 from zeropod.api.task_pb2 import DeleteResponse
+from zeropod.config import NodeSettings
 from zeropod.oci.joined import Host
 from zeropod.oci.runtime import RuntimeOptions
 from zeropod.shim.process import hierarchies
@@ -51,6 +54,35 @@ def test_delete_cleans_up_after_a_killed_shim(stub_node: Node, tmp_path: Path) -
     assert not socket_path.exists()
     mounts = Path(f"/proc/{stub_node.holder}/mounts").read_text()
     assert str(bundle) not in mounts
+
+
+@pytest.mark.parametrize("name", ["test.a", ".removed-test.a"])
+def test_a_criu_that_has_lost_its_runtime_is_killed(
+    stub_node: Node, tmp_path: Path, name: str
+) -> None:
+    """It has no mark: its title has overwritten its environment. Another container's lives on."""
+    stub_node.start("a")
+    stub_node.kill(*stub_node.shims())
+    note = {"binary_name": str(fake_runtime(tmp_path))}
+    (stub_node.bundles / "a/runtime.json").write_text(json.dumps(note))
+    criu = shutil.copy("/bin/sleep", tmp_path / "criu")
+    store = Path(NodeSettings().image_root)
+    made = []
+    try:
+        for folder in (store / name, store / "test.another"):
+            folder.mkdir(parents=True)
+            with (folder / "core-1.img").open("w") as image:
+                made.append(subprocess.Popen([criu, "1000"], stdin=image))
+        ours, other = made
+        stub_node.call("delete", "a")
+        assert ours.wait(60) == -9
+        assert other.poll() is None
+    finally:
+        for process in made:
+            process.kill()
+            process.wait()
+        for folder in (store / name, store / "test.another"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_delete_does_not_empty_what_a_killed_restore_has_bound(

@@ -21,6 +21,7 @@ from typing import Final
 
 from zeropod.checkpoint import criu
 from zeropod.checkpoint.engine import Target
+from zeropod.checkpoint.image import condemned
 from zeropod.errors import ZeropodError
 from zeropod.oci.mounts import unmount_below
 from zeropod.oci.runtime import Runtime
@@ -77,6 +78,21 @@ def abandoned_mount_trees() -> set[Path]:
     every = set(criu.TEMPORARY.parent.glob(criu.TEMPORARY.name))
     lives = any(_is_criu(entry) for entry in Path("/proc").iterdir())
     return set() if lives else every
+
+
+def criu_with(store: Path) -> set[int]:
+    """CRIUs that have a file open in a container's image directory, or had when it was condemned.
+
+    One that has lost its runtime may hang: who it dumps was killed under it.
+    """
+    found = set()
+    for process in filter(_is_criu, Path("/proc").iterdir()):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            for fd in (process / "fd").iterdir():
+                path = Path(os.readlink(fd))  # noqa: PTH115  (of sockets and pipes, too)
+                if store in path.parents or condemned(store) in path.parents:
+                    found.add(int(process.name))
+    return found
 
 
 def _mount_trees(work: Path) -> set[Path]:

@@ -196,7 +196,7 @@ class ImageDir:
     def condemn(self) -> Path:
         """Put them out of the way, for they take long to remove. Returns what is to be removed."""
         self.release()
-        return self.path.rename(self.path.with_name(f"{_DOOMED}{self.path.name}"))
+        return self.path.rename(condemned(self.path))
 
 
 class ImageStore:
@@ -263,6 +263,11 @@ class ImageStore:
         self._lock = -1
 
 
+def condemned(path: Path) -> Path:
+    """The name of a directory that is to be removed."""
+    return path.with_name(f"{_DOOMED}{path.name}")
+
+
 def condemn(root: str) -> list[Path]:
     """Put the directories whose shim is dead out of the way. Returns what is to be removed."""
     found = []
@@ -277,7 +282,7 @@ def condemn(root: str) -> list[Path]:
                 continue  # its shim lives
             if lock is not None:
                 with contextlib.suppress(OSError):
-                    found.append(path.rename(path.with_name(f"{_DOOMED}{path.name}")))
+                    found.append(path.rename(condemned(path)))
                 os.close(lock)
     return found
 

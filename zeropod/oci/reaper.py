@@ -125,7 +125,8 @@ class Reaper:
         """Run a command to its end.
 
         Without ``stdio`` its output is captured; with it, the command has these descriptors.
-        A command that is cancelled or late is killed with its whole process group, and reaped.
+        A command that is cancelled or late is killed with its whole process group, and reaped. Of
+        one that a signal has ended the others of the group are killed.
 
         Raises:
             OSError: it could not be started; names the program.
@@ -155,6 +156,8 @@ class Reaper:
             self._loop.add_reader(pipe[0], _drain, pipe[0], output, self._loop)
         try:
             exit = await asyncio.wait_for(asyncio.shield(self.watch(pid)), timeout_s)
+            if 128 < exit.status < _UNKNOWN_STATUS:
+                await self._kill_group(pid)
         except BaseException as error:
             await self._kill_group(pid)
             if isinstance(error, TimeoutError):

@@ -1,8 +1,9 @@
 """`delete`: what is left of a container whose shim is dead is taken away.
 
 Works alone, with nothing but the bundle: the runtime's own removal first, then what it cannot know
-of. Helpers of the dead shim (a runtime or CRIU in the middle of something) carry its mark in their
-environment; processes of the container are in its cgroup. The containers that have joined the dead
+of. Helpers of the dead shim (a runtime in the middle of something) carry its mark in their
+environment; a CRIU, whose title overwrites that, has images of the container open; processes of the
+container are in its cgroup. The containers that have joined the dead
 shim of a sandbox are taken away with it. Every step is tried, whatever the one before it said.
 """
 
@@ -23,6 +24,7 @@ from typing import Final
 
 from zeropod._fastpath import _activator
 from zeropod.api.task_pb2 import DeleteResponse
+from zeropod.checkpoint import debris
 from zeropod.checkpoint.image import sweep
 from zeropod.config import NodeSettings
 from zeropod.errors import RuntimeFailed
@@ -83,6 +85,10 @@ def _clear(
     ``dead``: its shim is.
     """
     rootfs = bundle / "rootfs"
+    images = Path(NodeSettings.load().image_root) / f"{namespace}.{id}"
+
+    def dumps() -> None:
+        kill_all(debris.criu_with(images))
 
     def filters() -> None:
         clear_filters(note)
@@ -110,12 +116,12 @@ def _clear(
 
     def mounts() -> None:
         unmount_all(rootfs)
-        unmount_below(Path(NodeSettings.load().image_root) / f"{namespace}.{id}")
+        unmount_below(images)
         if remains.clear(rootfs) and note != bundle:  # containerd will not try again
             remains.remove(bundle)
 
     with _alone(bundle):  # that `delete` may be executed for it and for its sandbox at once
-        for step in (filters, runtime_mounts) if dead else ():
+        for step in (dumps, filters, runtime_mounts) if dead else ():
             _attempt(step, failures)
         for step in (runtime, leftovers, cgroups, mounts):
             _attempt(step, failures)

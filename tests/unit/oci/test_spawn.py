@@ -42,3 +42,22 @@ def test_without_a_word_it_is_passed_on() -> None:
     with os.fdopen(read) as output:
         assert int(output.read()) == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     os.waitpid(pid, 0)
+
+
+async def test_a_killed_command_takes_what_it_started_along() -> None:
+    """A runtime's CRIU, for one, which may hang without it."""
+    reaper = Reaper(asyncio.get_running_loop())
+    read, write = os.pipe2(os.O_CLOEXEC)
+    script = "sleep 1000 <&- & kill -9 $$"
+    done = await reaper.run(["sh", "-c", script], stdio=(-1, write, write))
+    os.close(write)
+    assert done.status == 137
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(read, ended.set)  # the end of file: nobody has it open any more
+    async with asyncio.timeout(60):
+        await ended.wait()
+    loop.remove_reader(read)
+    assert os.read(read, 1) == b""
+    os.close(read)
+    reaper.close()
