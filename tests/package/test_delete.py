@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -176,6 +178,27 @@ def test_delete_takes_along_who_has_joined(stub_node: Node, tmp_path: Path) -> N
     assert (tmp_path / "calls").read_text().splitlines()[1:] == [
         f"--root /run/r/test delete --force {id}" for id in ("app", "pod")
     ]
+
+
+def test_a_dying_shim_is_not_taken_for_a_living_one(stub_node: Node, tmp_path: Path) -> None:
+    """Its connections are closed, so containerd asks for a `delete`; its socket is about to be."""
+    socket_path = stub_node.start("pod")
+    (pid,) = stub_node.shims()
+    stub_node.kill(pid)
+    options = RuntimeOptions(binary_name=str(fake_runtime(tmp_path)))
+    Host("pod", str(socket_path)).note(stub_node.bundle("app"), options)
+    options.note(stub_node.bundles / "pod")
+    socket_path.unlink()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(socket_path))
+        listening.listen()
+        process = stub_node.launch("delete", "pod")
+        asked, _, _ = select.select([listening], [], [], 60)
+        assert asked, "delete did not look"
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[-1] for call in calls] == ["app", "pod"]
 
 
 def test_delete_clears_what_containerd_could_not_remove(stub_node: Node, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import json
 import os
 import posixpath
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -22,16 +23,23 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 
 from zeropod.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
+from zeropod.api.ttrpc_pb2 import Request
 from zeropod.config import CRI_SANDBOX_ID, RUNC_GROUP
 from zeropod.errors import InvalidArgument
 from zeropod.shim.invocation import Invocation
 from zeropod.task import options
+from zeropod.ttrpc.frame import Flag, Frame, FrameType
 
 SOCKET_ROOT: Final = Path("/run/containerd/s")
 DEBUG: Final = -4  # of the bootstrap parameters' log levels; more verbose ones are below
 _CONFIG_MAX: Final = 16 << 20
 _BACKLOG: Final = 128
 _ALIVE_TIMEOUT_S: Final = 0.1
+_AGAIN_S: Final = 0.002
+_QUESTION: Final = Frame(
+    1, FrameType.REQUEST, Flag.REMOTE_CLOSED, Request(method="Served").SerializeToString()
+).encode()
+"""Which no service knows, and every shim answers so."""
 
 
 def group(bundle: str, id: str) -> str:
@@ -117,17 +125,29 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def served(path: Path) -> bool:
-    """Whether a living shim listens there."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_ALIVE_TIMEOUT_S)
-        try:
-            probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-        except (TimeoutError, BlockingIOError):  # a full queue: somebody is there
-            return True
-        return True
+def served(path: Path, within_s: float = _ALIVE_TIMEOUT_S) -> bool:
+    """Whether a living shim listens there.
+
+    It must answer: a killed one has its connections closed before its listening socket, which the
+    kernel may be busy for long between the two. Who says nothing ``within_s`` is slow, or stopped.
+    """
+    deadline = time.monotonic() + within_s
+    while (left := deadline - time.monotonic()) > 0:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(left)
+            try:
+                probe.connect(str(path))
+                probe.sendall(_QUESTION)
+                if probe.recv(1):
+                    return True
+            except (FileNotFoundError, ConnectionRefusedError):
+                return False
+            except (TimeoutError, BlockingIOError):  # a full queue: somebody is there
+                return True
+            except ConnectionError:
+                pass
+        time.sleep(_AGAIN_S)  # it was just closing, or has too many connections
+    return True
 
 
 def params(invocation: Invocation) -> BootstrapParams | None:

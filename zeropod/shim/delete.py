@@ -40,6 +40,8 @@ SHIM_ENV: Final = "ZEROPOD_SHIM"
 _EXIT_STATUS: Final = 128 + signal.SIGKILL
 _RUNTIME_TIMEOUT_S: Final = 20.0
 _DEATH_TIMEOUT_S: Final = 5.0
+_DYING_TIMEOUT_S: Final = 3.0
+"""Below the 5 s that containerd gives to a `delete`."""
 
 
 def delete(invocation: Invocation) -> bytes:
@@ -51,7 +53,7 @@ def delete(invocation: Invocation) -> bytes:
     def helpers() -> None:
         nonlocal dead
         socket_path = joined.read_address(bundle) or _socket_path(invocation)
-        if bootstrap.served(socket_path):
+        if bootstrap.served(socket_path, _DYING_TIMEOUT_S):
             return
         dead = True
         kill_all(_helpers(socket_path.name))

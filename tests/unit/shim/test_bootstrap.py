@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import stat
 import threading
@@ -217,3 +218,45 @@ def test_a_shim_whose_queue_is_full_is_alive(tmp_path: Path) -> None:
                 break
         assert bootstrap.served(path)
     assert not bootstrap.served(path)
+
+
+def test_a_shim_that_closes_before_it_answers_is_dead(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def die() -> None:
+            select.select([listening], [], [])
+            listening.close()
+
+        dying = threading.Thread(target=die)
+        dying.start()
+        assert not bootstrap.served(path, 60)
+        dying.join()
+
+
+def test_a_shim_that_refuses_a_connection_and_takes_the_next_is_alive(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def serve() -> None:
+            for answer in (b"", b"answer"):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.sendall(answer)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        assert bootstrap.served(path, 60)
+        serving.join()
+
+
+def test_a_shim_that_says_nothing_is_alive(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        assert bootstrap.served(path)
