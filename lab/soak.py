@@ -166,7 +166,9 @@ class Churn:
         annotations = {"zeropod.ctrox.dev/scaledown-duration": self._dice.choice(_IDLE)}
         name = f"soak-{self._number}-{self._generation}"
         group = self._soak.node.cgroup_parent
-        self.pod = Pod(self._soak.node, PodSpec(name, annotations=annotations, cgroup_parent=group))
+        spec = PodSpec(name, annotations=annotations, cgroup_parent=group)
+        with self._soak.making:
+            self.pod = Pod(self._soak.node, spec)
         self.app = self.pod.add(ContainerSpec("stateful", STATEFUL.reference))
         self.pod.wait_for_port(8080)
         self._boot, self._count = "", 0
