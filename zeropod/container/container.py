@@ -14,11 +14,11 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from zeropod.checkpoint import portable
 from zeropod.config import (
@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_KILL_TIMEOUT_S: Final = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
@@ -104,6 +106,7 @@ class Container:
         self._paused = contextlib.ExitStack()
         self.limits = Limits(self)
         self._network = -1
+        self._kills: set[asyncio.Future[None]] = set()
         self._changed_ns = time.time_ns()
         self._took_ns = 0
         self._birth: Birth = Created(self)
@@ -216,6 +219,10 @@ class Container:
             self.execs.kill(exec_id, signal)
             return
         move(self.state_now, Verb.KILL, self.id)
+        with self._kill_under_way():
+            await self._kill(signal, all=all)
+
+    async def _kill(self, signal: int, *, all: bool) -> None:
         while True:
             if self.scaler is not None:
                 answer = await self.scaler.kill_asleep(signal)
@@ -228,6 +235,16 @@ class Container:
             if self.scaler is None or self.scaler.phase is Phase.ENDED:
                 raise NotFound(f"container {self.id}: process already finished")
             # It has fallen asleep in between.
+
+    @contextlib.contextmanager
+    def _kill_under_way(self) -> Iterator[None]:
+        over = asyncio.get_running_loop().create_future()
+        self._kills.add(over)
+        try:
+            yield
+        finally:
+            self._kills.remove(over)
+            over.set_result(None)
 
     async def _signal(self, number: int, *, all: bool) -> bool:
         """Have the runtime send a signal. False: nothing runs that could get it."""
@@ -325,7 +342,9 @@ class Container:
             self.state_now = after
             gone = events.Deleted(self.id, self.id, self.init.pid, exit)
             self.emit(gone)
-            return gone
+        if self._kills:  # with the answer containerd hangs up: theirs must be there before it
+            await asyncio.wait(self._kills, timeout=_KILL_TIMEOUT_S)
+        return gone
 
     def state(self, exec_id: str = "") -> ProcessStatus:
         process = self._process(exec_id)

@@ -74,6 +74,25 @@ async def test_with_nothing_left_there_is_nothing_to_kill(
     assert "kill --all 9" in box.calls() and not caplog.records
 
 
+async def test_a_delete_is_answered_after_the_kill_that_led_to_it(make: Make) -> None:
+    """containerd hangs up with the Delete's answer, and would tell who kills of that."""
+    box = await make(*_FOREVER)
+    await box.container.start()
+    reached = box.hold("kill", after=True)
+    order: list[str] = []
+    killing = asyncio.create_task(box.container.kill(9))
+    fd = await reached()
+    killing.add_done_callback(lambda _: order.append("kill"))
+    deleting = asyncio.create_task(box.container.delete())
+    deleting.add_done_callback(lambda _: order.append("delete"))
+    while "c1" not in box.told(Deleted):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert order == []
+    os.close(fd)
+    await asyncio.gather(killing, deleting)
+    assert order == ["kill", "delete"]
+
+
 async def test_a_runtime_that_cannot_kill_is_logged(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
