@@ -83,6 +83,7 @@ async def test_a_delete_is_answered_after_the_kill_that_led_to_it(make: Make) ->
     killing = asyncio.create_task(box.container.kill(9))
     fd = await reached()
     killing.add_done_callback(lambda _: order.append("kill"))
+    await box.container.wait()
     deleting = asyncio.create_task(box.container.delete())
     deleting.add_done_callback(lambda _: order.append("delete"))
     while "c1" not in box.told(Deleted):  # noqa: ASYNC110
