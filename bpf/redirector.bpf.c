@@ -16,6 +16,7 @@
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/in6.h>
 #include <linux/ip.h>
@@ -25,18 +26,29 @@
 
 #include "redirector.h"
 #include "parse.bpf.h"
+#include "icmp.bpf.h"
 
 #define PASS -1 /* TCX_NEXT and TC_ACT_UNSPEC: the next program, if any, decides */
 #define DROP 2	/* TCX_DROP and TC_ACT_SHOT */
 #define LO   1	/* the kernel gives lo this index in every namespace */
 
-const volatile __u8 count_loopback = 0;
+#define ZP_AF_INET  2
+#define ZP_AF_INET6 10
 
+/* Tracked ports → their places in `ports`. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, ZP_MAX_PORTS);
-	__type(key, __be16);
+	__type(key, struct zp_port_key);
+	__type(value, __u32);
+} places SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, ZP_MAX_PORTS);
+	__type(key, __u32);
 	__type(value, struct zp_port);
 } ports SEC(".maps");
 
@@ -81,18 +93,29 @@ static __always_inline void count(__u32 which)
 		(*counter)++;
 }
 
+static __always_inline struct zp_port *find_port(__be16 port_be, __u8 protocol)
+{
+	struct zp_port_key key = {.port_be = port_be, .protocol = protocol};
+	__u32 *place = bpf_map_lookup_elem(&places, &key);
+
+	return place ? bpf_map_lookup_elem(&ports, place) : NULL;
+}
+
 static __always_inline void touch(struct zp_port *port, struct __sk_buff *skb)
 {
-	if (skb->ifindex != LO || count_loopback)
+	if (skb->ifindex != LO || settings.count_loopback)
 		port->last_activity_ns = bpf_ktime_get_ns();
 }
 
-/* Change one port and the checksum. A partial checksum has no ports in it and stays as it is. */
-static __always_inline int rewrite(struct __sk_buff *skb, __u32 tcp, __u32 field, __be16 before,
+/*
+ * Change the port at an offset and the checksum over it. A partial checksum has no ports in it and
+ * stays as it is.
+ */
+static __always_inline int rewrite(struct __sk_buff *skb, __u32 check, __u32 at, __be16 before,
 				   __be16 after)
 {
-	if (bpf_l4_csum_replace(skb, tcp + ZP_TCP_CHECK, before, after, sizeof(after)) < 0 ||
-	    bpf_skb_store_bytes(skb, tcp + field, &after, sizeof(after), 0) < 0) {
+	if (bpf_l4_csum_replace(skb, check, before, after, sizeof(after)) < 0 ||
+	    bpf_skb_store_bytes(skb, at, &after, sizeof(after), 0) < 0) {
 		count(ZP_COUNT_REWRITE_FAILED);
 		return DROP;
 	}
@@ -102,7 +125,8 @@ static __always_inline int rewrite(struct __sk_buff *skb, __u32 tcp, __u32 field
 static __always_inline int to_activator(struct __sk_buff *skb, struct packet *packet,
 					__be16 activator_be)
 {
-	return rewrite(skb, packet->tcp, ZP_TCP_DEST, packet->dest_be, activator_be);
+	return rewrite(skb, packet->transport + ZP_TCP_CHECK, packet->transport + ZP_PORT_DEST,
+		       packet->dest_be, activator_be);
 }
 
 static __always_inline void flow_of(struct zp_flow *flow, const struct packet *packet)
@@ -151,13 +175,32 @@ static __always_inline struct zp_route *route_of(const struct zp_flow *flow)
 	return route ? route : bpf_map_lookup_elem(&opening, flow);
 }
 
+/* Whether it is for the pod itself. What the pod only forwards is nobody's that sleeps here. */
+static __always_inline int is_local(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct bpf_fib_lookup route = {.ifindex = skb->ifindex, .l4_protocol = IPPROTO_TCP};
+	long r;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		route.family = ZP_AF_INET;
+		__builtin_memcpy(&route.ipv4_src, packet->source + 12, 4);
+		__builtin_memcpy(&route.ipv4_dst, packet->dest + 12, 4);
+	} else {
+		route.family = ZP_AF_INET6;
+		__builtin_memcpy(route.ipv6_src, packet->source, 16);
+		__builtin_memcpy(route.ipv6_dst, packet->dest, 16);
+	}
+	r = bpf_fib_lookup(skb, &route, sizeof(route), 0);
+	return r == BPF_FIB_LKUP_RET_NOT_FWDED || r == BPF_FIB_LKUP_RET_FWD_DISABLED;
+}
+
 static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packet,
 				     struct zp_port *port, const struct zp_flow *flow)
 {
 	struct zp_route *known = route_of(flow);
 	struct zp_route route = {};
 
-	if (bpf_skb_load_bytes(skb, packet->tcp + ZP_TCP_SEQUENCE, &route.isn_be, 4) < 0) {
+	if (bpf_skb_load_bytes(skb, packet->transport + ZP_TCP_SEQUENCE, &route.isn_be, 4) < 0) {
 		count(ZP_COUNT_MALFORMED);
 		return PASS;
 	}
@@ -178,6 +221,10 @@ static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packe
 		touch(port, skb);
 		return PASS;
 	}
+	if (!is_local(skb, packet)) {
+		count(ZP_COUNT_FORWARDED);
+		return PASS;
+	}
 	route.activator_port_be = port->activator_port_be;
 	if (bpf_map_update_elem(&opening, flow, &route, BPF_ANY) < 0) {
 		count(ZP_COUNT_FLOWS_FULL);
@@ -185,6 +232,23 @@ static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packe
 	}
 	count(ZP_COUNT_REDIRECTED);
 	return to_activator(skb, packet, route.activator_port_be);
+}
+
+static __always_inline int pass_error(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct zp_flow flow = {};
+	struct zp_route *route;
+	__u32 quoted;
+
+	quoted = parse_error(skb, packet, &flow);
+	if (!quoted)
+		return PASS;
+	route = route_of(&flow);
+	if (!route)
+		return PASS;
+	count(ZP_COUNT_ERROR_IN);
+	return rewrite(skb, packet->transport + ZP_ICMP_CHECK, quoted + ZP_PORT_SOURCE,
+		       flow.local_port_be, route->activator_port_be);
 }
 
 SEC("tc")
@@ -196,21 +260,29 @@ int zp_ingress(struct __sk_buff *skb)
 	struct zp_port *port;
 	int r;
 
+	if (skb->pkt_type != PACKET_HOST)
+		return PASS;
 	r = parse(skb, &packet);
-	if (r <= 0) {
-		if (r < 0)
-			count(-r);
+	if (r == 0)
+		return pass_error(skb, &packet);
+	if (r < 0) {
+		count(-r);
 		return PASS;
 	}
-	port = bpf_map_lookup_elem(&ports, &packet.dest_be);
+	port = find_port(packet.dest_be, packet.protocol);
 	if (!port) {
-		if (!bpf_map_lookup_elem(&listeners, &packet.dest_be))
+		if (packet.protocol != IPPROTO_TCP ||
+		    !bpf_map_lookup_elem(&listeners, &packet.dest_be))
 			return PASS;
 		count(ZP_COUNT_DIRECT_DROPPED);
 		return DROP;
 	}
 	if (skb->mark == ZP_MARK)
 		return PASS;
+	if (packet.protocol == IPPROTO_UDP) {
+		touch(port, skb);
+		return PASS;
+	}
 	flow_of(&flow, &packet);
 	if ((packet.flags & (ZP_FLAG_SYN | ZP_FLAG_ACK)) == ZP_FLAG_SYN)
 		return open_flow(skb, &packet, port, &flow);
@@ -237,19 +309,22 @@ int zp_egress(struct __sk_buff *skb)
 			count(-r);
 		return PASS;
 	}
-	port = bpf_map_lookup_elem(&ports, &packet.source_be);
+	port = find_port(packet.source_be, packet.protocol);
 	if (port) {
 		touch(port, skb);
 		return PASS;
 	}
+	if (packet.protocol != IPPROTO_TCP)
+		return PASS;
 	app_be = bpf_map_lookup_elem(&listeners, &packet.source_be);
 	if (!app_be)
 		return PASS;
-	port = bpf_map_lookup_elem(&ports, app_be);
+	port = find_port(*app_be, IPPROTO_TCP);
 	if (port && !is_bare_ack(skb, &packet))
 		touch(port, skb);
 	count(ZP_COUNT_FLOW_OUT);
-	return rewrite(skb, packet.tcp, ZP_TCP_SOURCE, packet.source_be, *app_be);
+	return rewrite(skb, packet.transport + ZP_TCP_CHECK, packet.transport + ZP_PORT_SOURCE,
+		       packet.source_be, *app_be);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

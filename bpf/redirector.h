@@ -17,6 +17,25 @@
 /* Handshakes under way: the 1,000 that may come at once, twice, for the LRU is only about one. */
 #define ZP_MAX_OPENING 2048
 
+/* Interfaces without an Ethernet header (a tun device, a tunnel); more are not attached to. */
+#define ZP_MAX_BARE 4
+
+/* Set when the programs are loaded. */
+struct zp_settings {
+	__u32 bare_interfaces[ZP_MAX_BARE]; /* 0 ends the list */
+	__u8 count_loopback;
+	__u8 padding[3];
+};
+_Static_assert(sizeof(struct zp_settings) == 20, "struct zp_settings");
+
+struct zp_port_key {
+	__be16 port_be;
+	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 zero;
+};
+_Static_assert(sizeof(struct zp_port_key) == 4, "struct zp_port_key");
+
+/* In an array that user space has mapped: both sides read and write it in place. */
 struct zp_port {
 	__u64 last_activity_ns; /* CLOCK_MONOTONIC; 0: never */
 	__be16 activator_port_be;
@@ -46,12 +65,15 @@ enum zp_counter {
 	ZP_COUNT_REDIRECTED,	 /* opening packets sent to the activator */
 	ZP_COUNT_FLOW_IN,	 /* later packets of redirected connections */
 	ZP_COUNT_FLOW_OUT,	 /* answers of the activator */
+	ZP_COUNT_ERROR_IN,	 /* ICMP errors about those answers */
 	ZP_COUNT_FLOW_FORGOTTEN, /* opened anew */
 	ZP_COUNT_FLOWS_FULL,	 /* dropped: no room to remember a handshake */
 	ZP_COUNT_DIRECT_DROPPED, /* aimed at the activator's own port */
-	ZP_COUNT_FRAGMENT,	 /* passed on: its ports cannot be seen or changed */
-	ZP_COUNT_MALFORMED,	 /* passed on: a header that cannot be */
-	ZP_COUNT_UNKNOWN_HEADER, /* passed on: an IPv6 extension header that is not known */
+	ZP_COUNT_FRAGMENT,	 /* passed on: not the first of a datagram, so without ports */
+	ZP_COUNT_MALFORMED,	 /* passed on: a header that cannot be, or is cut off */
+	ZP_COUNT_UNKNOWN_HEADER, /* passed on: an IPv6 extension header that is not followed */
+	ZP_COUNT_VLAN,		 /* passed on: it comes again, on its VLAN's own device */
+	ZP_COUNT_FORWARDED,	 /* passed on: to another host, by way of the pod */
 	ZP_COUNT_REWRITE_FAILED, /* dropped: half a rewrite must not pass */
 	ZP_COUNTERS,
 };

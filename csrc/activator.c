@@ -286,11 +286,7 @@ int zp_activator_new(int netns_fd, const char *bpf_object, bool count_loopback, 
 	activator->scan_ns = activator->accept_ns = activator->again_ns = ZP_NEVER;
 	activator->epoll_fd = activator->wake_fd = activator->event_fd = -EBADF;
 	activator->diag_fd = activator->netns_fd = -EBADF;
-	activator->redirector = (struct zp_redirector){.ports_fd = -EBADF,
-						       .listeners_fd = -EBADF,
-						       .flows_fd = -EBADF,
-						       .opening_fd = -EBADF,
-						       .counters_fd = -EBADF};
+	activator->redirector = ZP_REDIRECTOR_NONE;
 	*ret_step = "open descriptors";
 	r = open_descriptors(activator, netns_fd);
 	if (r == 0)

@@ -88,18 +88,20 @@ static size_t count_waiting(struct zp_group *group)
 	return count;
 }
 
-static int redirect(struct zp_group *group, bool on)
+static void redirect_port(struct zp_port_entry *port, bool on)
+{
+	__atomic_store_n(&port->shared->asleep, on, __ATOMIC_RELEASE);
+	port->up = !on;
+}
+
+static void redirect(struct zp_group *group, bool on)
 {
 	size_t i;
-	int r = 0;
 
-	for (i = 0; i < group->port_count && r == 0; i++) {
-		r = zp_redirector_set_asleep(&group->activator->redirector, group->ports[i].port,
-					     on);
-		group->ports[i].up = !on;
+	for (i = 0; i < group->port_count; i++) {
+		redirect_port(&group->ports[i], on);
 		group->ports[i].listens_since_ns = 0;
 	}
-	return r;
 }
 
 static void forget_plan(struct zp_group *group)
@@ -180,10 +182,8 @@ static bool connect_port(struct zp_group *group, struct zp_port_entry *port, uin
 		zp_conn_connect(conn);
 		begun = begun || conn->state != ZP_HELD;
 	}
-	if (!port->up && (!crowded || now_ns - port->listens_since_ns >= ZP_CROWD_NS)) {
-		zp_redirector_set_asleep(&activator->redirector, port->port, false);
-		port->up = true;
-	}
+	if (!port->up && (!crowded || now_ns - port->listens_since_ns >= ZP_CROWD_NS))
+		redirect_port(port, false);
 	return begun;
 }
 
@@ -331,7 +331,8 @@ static int port_init(struct zp_group *group, uint16_t number)
 	port->activator_port = ntohs(address.sin6_port); /* the same place in both families */
 	r = zp_watch(activator, port->listen_fd, EPOLLIN | EPOLLET, &port->source);
 	if (r == 0)
-		r = zp_redirector_add_port(&activator->redirector, number, port->activator_port);
+		r = zp_redirector_add_port(&activator->redirector, number, port->activator_port,
+					   &port->shared);
 	if (r < 0)
 		goto fail;
 	group->port_count++;
@@ -351,7 +352,7 @@ static void group_deinit(struct zp_group *group)
 	zp_conn_close(conn, true);
 	for (i = 0; i < group->port_count; i++) {
 		zp_redirector_remove_port(&group->activator->redirector, group->ports[i].port,
-					  group->ports[i].activator_port);
+					  group->ports[i].shared);
 		zp_unwatch_close(group->activator, group->ports[i].listen_fd);
 	}
 	forget_plan(group);
@@ -448,12 +449,15 @@ static int hold(struct zp_group *group, void *argument)
 
 	(void)argument;
 	r = zp_conn_reserve(group->activator);
+	if (r == 0) /* there may be others than when the pod began */
+		r = zp_redirector_attach(&group->activator->redirector, group->activator->netns_fd);
 	if (r < 0)
 		return r;
 	forget_plan(group);
 	group->state = ZP_GROUP_HOLDING;
 	group->pending_told = false;
-	return redirect(group, true);
+	redirect(group, true);
+	return 0;
 }
 
 static int arm(struct zp_group *group, void *argument)
@@ -504,7 +508,8 @@ static int drop(struct zp_group *group, void *argument)
 	if (conn->state != ZP_SPLICING)
 		zp_conn_close(conn, true);
 	group->state = ZP_GROUP_DROPPED;
-	return redirect(group, false);
+	redirect(group, false);
+	return 0;
 }
 
 /* zp_group_hold() - redirect and hold new connections; nothing fires. Return: 0 or -errno. */
@@ -558,21 +563,19 @@ int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t 
 	struct zp_group *group = lock_group(activator, number);
 	uint64_t latest_ns = 0, ns;
 	size_t i;
-	int r = 0;
 
 	if (!group)
 		return -ENOENT;
-	for (i = 0; i < group->port_count && r == 0; i++) {
-		r = zp_redirector_last_activity(&activator->redirector, group->ports[i].port, &ns);
-		if (r == 0 && ns > latest_ns)
+	for (i = 0; i < group->port_count; i++) {
+		ns = __atomic_load_n(&group->ports[i].shared->last_activity_ns, __ATOMIC_RELAXED);
+		if (ns > latest_ns)
 			latest_ns = ns;
 	}
 	if (group->state == ZP_GROUP_CONNECTING && count_waiting(group) > 0)
 		latest_ns = zp_now_ns();
 	pthread_mutex_unlock(&activator->lock);
-	if (r == 0)
-		*ret_ns = latest_ns;
-	return r;
+	*ret_ns = latest_ns;
+	return 0;
 }
 
 int zp_group_stats(struct zp_activator *activator, int number, struct zp_group_stats *ret_stats)

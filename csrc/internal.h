@@ -96,6 +96,7 @@ struct zp_port_entry {
 	struct zp_source source;
 	struct zp_group *group;
 	uint16_t port, activator_port;
+	struct zp_port *shared; /* with the BPF programs */
 	int listen_fd;
 	bool up;		   /* listens again, redirect is off */
 	unsigned int connecting;   /* connects under way */

@@ -5,11 +5,7 @@
  *
  * libbpf's object is closed as soon as the programs are attached: the kernel keeps what links and
  * map descriptors hold, and the object's copies of ELF and BTF would cost each pod memory for
- * nothing. Links (TCX) go with the process. A kernel without TCX refuses the first link with
- * EINVAL; then filters on clsact are used, which outlive us: deinit removes them, and after a
- * process that was killed zp_redirector_clear().
- *
- * The attach types are numbers of ours where libbpf is older than TCX; the kernel decides.
+ * nothing.
  */
 #define _GNU_SOURCE
 #include "redirector.h"
@@ -18,17 +14,14 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <net/if.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-#include "netns.h"
-
-#define ATTACH_TCX_INGRESS 46
-#define ATTACH_TCX_EGRESS  47
-#define FILTER_HANDLE	   0x7a70
-#define FILTER_PRIORITY	   0x7a70
+#define PORTS_SIZE (ZP_MAX_PORTS * sizeof(struct zp_port)) /* mmap(2) rounds it up */
+_Static_assert(ZP_MAX_PORTS <= 64, "places_taken has a bit for each");
 
 static uint16_t be(uint16_t port)
 {
@@ -41,99 +34,6 @@ static int quiet(enum libbpf_print_level level, const char *format, va_list argu
 	(void)format;
 	(void)arguments;
 	return 0;
-}
-
-/* Return: 0, or -errno of the first failure. */
-static int attach_filter(unsigned int ifindex, int prog_fd, enum bpf_tc_attach_point point)
-{
-	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex,
-		    .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS);
-	LIBBPF_OPTS(bpf_tc_opts, options, .handle = FILTER_HANDLE, .priority = FILTER_PRIORITY,
-		    .prog_fd = prog_fd, .flags = BPF_TC_F_REPLACE);
-	int r;
-
-	r = bpf_tc_hook_create(&hook);
-	if (r < 0 && r != -EEXIST)
-		return r;
-	hook.attach_point = point;
-	return bpf_tc_attach(&hook, &options);
-}
-
-/* Return: 0, also when there are none, or -errno. */
-static int detach_filters(unsigned int ifindex)
-{
-	enum bpf_tc_attach_point points[] = {BPF_TC_INGRESS, BPF_TC_EGRESS};
-	int r, first = 0;
-	unsigned int i;
-
-	for (i = 0; i < 2; i++) {
-		LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = points[i]);
-		LIBBPF_OPTS(bpf_tc_opts, options, .handle = FILTER_HANDLE,
-			    .priority = FILTER_PRIORITY);
-
-		r = bpf_tc_detach(&hook, &options);
-		/* ENOENT: no such filter. EINVAL: no clsact. */
-		if (r < 0 && r != -ENOENT && r != -EINVAL && first == 0)
-			first = r;
-	}
-	return first;
-}
-
-static int attach_interface(struct zp_redirector *redirector, unsigned int ifindex, int ingress_fd,
-			    int egress_fd, bool *clsact)
-{
-	int fd, r;
-
-	if (redirector->links + 2 > ZP_MAX_LINKS || redirector->filters + 1 > ZP_MAX_LINKS / 2)
-		return -E2BIG;
-	if (!*clsact) {
-		fd = bpf_link_create(ingress_fd, (int)ifindex,
-				     (enum bpf_attach_type)ATTACH_TCX_INGRESS, NULL);
-		if (fd >= 0) {
-			redirector->link_fds[redirector->links++] = fd;
-			fd = bpf_link_create(egress_fd, (int)ifindex,
-					     (enum bpf_attach_type)ATTACH_TCX_EGRESS, NULL);
-			if (fd < 0)
-				return fd;
-			redirector->link_fds[redirector->links++] = fd;
-			return 0;
-		}
-		if (fd != -EINVAL || redirector->links)
-			return fd;
-		*clsact = true;
-	}
-	redirector->filter_ifindex[redirector->filters++] = ifindex;
-	r = attach_filter(ifindex, ingress_fd, BPF_TC_INGRESS);
-	if (r == 0)
-		r = attach_filter(ifindex, egress_fd, BPF_TC_EGRESS);
-	return r;
-}
-
-static int attach_all(struct zp_redirector *redirector, int netns_fd, struct bpf_object *object,
-		      bool clsact, const char **ret_step)
-{
-	struct zp_netns ns = ZP_NETNS_NONE;
-	struct if_nameindex *interfaces;
-	int ingress_fd, egress_fd, i, r;
-
-	ingress_fd = bpf_program__fd(bpf_object__find_program_by_name(object, "zp_ingress"));
-	egress_fd = bpf_program__fd(bpf_object__find_program_by_name(object, "zp_egress"));
-	if (ingress_fd < 0 || egress_fd < 0)
-		return -ENOENT;
-	r = zp_netns_enter(&ns, netns_fd);
-	if (r < 0)
-		return r;
-	interfaces = if_nameindex();
-	r = interfaces ? 0 : -errno;
-	for (i = 0; r == 0 && interfaces[i].if_index; i++)
-		r = attach_interface(redirector, interfaces[i].if_index, ingress_fd, egress_fd,
-				     &clsact);
-	if (interfaces)
-		if_freenameindex(interfaces);
-	zp_netns_leave(&ns);
-	if (r == -E2BIG)
-		*ret_step = "attach the BPF programs to more than 8 interfaces";
-	return r;
 }
 
 static int take_map(struct bpf_object *object, const char *name, int *ret_fd)
@@ -149,21 +49,52 @@ static int take_map(struct bpf_object *object, const char *name, int *ret_fd)
 	return 0;
 }
 
-static int set_loopback(struct bpf_object *object, bool count_loopback)
+static int set_up(struct zp_redirector *redirector, struct bpf_object *object, bool count_loopback)
 {
 	struct bpf_map *map = bpf_object__find_map_by_name(object, ".rodata");
-	uint8_t value = count_loopback;
+	struct zp_settings settings = {.count_loopback = count_loopback};
 
 	if (!map)
 		return -ENOENT;
-	return bpf_map__set_initial_value(map, &value, sizeof(value));
+	memcpy(settings.bare_interfaces, redirector->interfaces.bare,
+	       sizeof(settings.bare_interfaces));
+	return bpf_map__set_initial_value(map, &settings, sizeof(settings));
+}
+
+static int map_ports(struct zp_redirector *redirector, struct bpf_object *object)
+{
+	int fd = bpf_object__find_map_fd_by_name(object, "ports");
+	void *memory;
+
+	if (fd < 0)
+		return fd;
+	memory = mmap(NULL, PORTS_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (memory == MAP_FAILED)
+		return -errno;
+	redirector->ports = memory;
+	return 0;
+}
+
+static int take_program(struct bpf_object *object, const char *name, int *ret_fd)
+{
+	int fd = bpf_program__fd(bpf_object__find_program_by_name(object, name));
+
+	if (fd < 0)
+		return fd;
+	fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		return -errno;
+	*ret_fd = fd;
+	return 0;
 }
 
 static int take_all(struct zp_redirector *redirector, struct bpf_object *object)
 {
 	int r;
 
-	r = take_map(object, "ports", &redirector->ports_fd);
+	r = map_ports(redirector, object);
+	if (r == 0)
+		r = take_map(object, "places", &redirector->places_fd);
 	if (r == 0)
 		r = take_map(object, "listeners", &redirector->listeners_fd);
 	if (r == 0)
@@ -172,6 +103,10 @@ static int take_all(struct zp_redirector *redirector, struct bpf_object *object)
 		r = take_map(object, "opening", &redirector->opening_fd);
 	if (r == 0)
 		r = take_map(object, "counters", &redirector->counters_fd);
+	if (r == 0)
+		r = take_program(object, "zp_ingress", &redirector->interfaces.ingress_fd);
+	if (r == 0)
+		r = take_program(object, "zp_egress", &redirector->interfaces.egress_fd);
 	return r;
 }
 
@@ -188,31 +123,34 @@ int zp_redirector_init(struct zp_redirector *redirector, const char *object_path
 	struct bpf_object *object;
 	int r;
 
-	*redirector = (struct zp_redirector){
-		.ports_fd = -EBADF,
-		.listeners_fd = -EBADF,
-		.flows_fd = -EBADF,
-		.opening_fd = -EBADF,
-		.counters_fd = -EBADF,
-	};
+	*redirector = ZP_REDIRECTOR_NONE;
+	redirector->interfaces.clsact = force_clsact;
 	libbpf_set_print(quiet);
 	redirector->cpus = libbpf_num_possible_cpus();
+	*ret_step = "look at the pod's interfaces";
+	r = zp_interfaces_look(&redirector->interfaces, netns_fd);
+	if (r == -E2BIG)
+		*ret_step = "attach the BPF programs to more than 4 interfaces without Ethernet";
+	if (r < 0)
+		return r;
 	*ret_step = "open the BPF object";
 	object = bpf_object__open_file(object_path, NULL);
 	if (!object)
 		return -errno;
-	r = set_loopback(object, count_loopback);
+	r = set_up(redirector, object, count_loopback);
 	if (r == 0) {
 		*ret_step = "load the BPF programs";
 		r = bpf_object__load(object);
 	}
 	if (r == 0)
 		r = take_all(redirector, object);
+	bpf_object__close(object);
 	if (r == 0) {
 		*ret_step = "attach the BPF programs to the pod's interfaces";
-		r = attach_all(redirector, netns_fd, object, force_clsact, ret_step);
+		r = zp_interfaces_attach(&redirector->interfaces, netns_fd);
 	}
-	bpf_object__close(object);
+	if (r == -E2BIG)
+		*ret_step = "attach the BPF programs to more than 8 interfaces";
 	if (r < 0)
 		zp_redirector_deinit(redirector, netns_fd);
 	return r;
@@ -228,109 +166,68 @@ static void close_fd(int *fd)
 /* zp_redirector_deinit() - detach and let go; also of one that is half made. Idempotent. */
 void zp_redirector_deinit(struct zp_redirector *redirector, int netns_fd)
 {
-	struct zp_netns ns = ZP_NETNS_NONE;
-
-	while (redirector->links > 0)
-		close(redirector->link_fds[--redirector->links]);
-	if (redirector->filters > 0 && zp_netns_enter(&ns, netns_fd) == 0) {
-		while (redirector->filters > 0)
-			detach_filters(redirector->filter_ifindex[--redirector->filters]);
-		zp_netns_leave(&ns);
-	}
-	close_fd(&redirector->ports_fd);
+	zp_interfaces_detach(&redirector->interfaces, netns_fd);
+	if (redirector->ports)
+		munmap(redirector->ports, PORTS_SIZE);
+	redirector->ports = NULL;
+	close_fd(&redirector->places_fd);
 	close_fd(&redirector->listeners_fd);
 	close_fd(&redirector->flows_fd);
 	close_fd(&redirector->opening_fd);
 	close_fd(&redirector->counters_fd);
 }
 
-/*
- * zp_redirector_clear() - take away the filters that a killed process has left in a namespace
- *
- * Nobody else may be using the namespace: a living redirector's filters look the same.
- *
- * Return: 0, also when there are none, or -errno of the first interface that kept its own.
- */
-int zp_redirector_clear(int netns_fd)
+/* zp_redirector_attach() - to interfaces that have come since. Return: 0 or -errno. */
+int zp_redirector_attach(struct zp_redirector *redirector, int netns_fd)
 {
-	struct zp_netns ns = ZP_NETNS_NONE;
-	struct if_nameindex *interfaces;
-	int i, r, one;
+	return zp_interfaces_attach(&redirector->interfaces, netns_fd);
+}
 
-	libbpf_set_print(quiet);
-	r = zp_netns_enter(&ns, netns_fd);
+static struct zp_port_key key_of(uint16_t port)
+{
+	return (struct zp_port_key){.port_be = be(port), .protocol = IPPROTO_TCP};
+}
+
+/*
+ * zp_redirector_add_port() - track a port, awake
+ * @ret_port: what the programs see of it and note about it, until it is removed
+ *
+ * Return: 0 or -errno (-EEXIST: tracked; -E2BIG: too many).
+ */
+int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator,
+			   struct zp_port **ret_port)
+{
+	struct zp_port_key key = key_of(port);
+	uint16_t activator_be = be(activator);
+	uint32_t place = 0;
+	int r;
+
+	while (place < ZP_MAX_PORTS && redirector->places_taken & 1ull << place)
+		place++;
+	if (place == ZP_MAX_PORTS)
+		return -E2BIG;
+	redirector->ports[place] = (struct zp_port){.activator_port_be = activator_be};
+	r = bpf_map_update_elem(redirector->listeners_fd, &activator_be, &key.port_be, BPF_ANY);
 	if (r < 0)
 		return r;
-	interfaces = if_nameindex();
-	r = interfaces ? 0 : -errno;
-	for (i = 0; interfaces && interfaces[i].if_index; i++) {
-		one = detach_filters(interfaces[i].if_index);
-		if (r == 0)
-			r = one;
+	r = bpf_map_update_elem(redirector->places_fd, &key, &place, BPF_NOEXIST);
+	if (r < 0) {
+		bpf_map_delete_elem(redirector->listeners_fd, &activator_be);
+		return r;
 	}
-	if (interfaces)
-		if_freenameindex(interfaces);
-	zp_netns_leave(&ns);
-	return r;
+	redirector->places_taken |= 1ull << place;
+	*ret_port = &redirector->ports[place];
+	return 0;
 }
 
-/* zp_redirector_add_port() - track a port, awake. Return: 0 or -errno (-EEXIST: tracked). */
-int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator)
+void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port,
+			       struct zp_port *shared)
 {
-	struct zp_port value = {.activator_port_be = be(activator)};
-	uint16_t port_be = be(port), activator_be = be(activator);
-	int r;
+	struct zp_port_key key = key_of(port);
 
-	r = bpf_map_update_elem(redirector->ports_fd, &port_be, &value, BPF_NOEXIST);
-	if (r < 0)
-		return r;
-	r = bpf_map_update_elem(redirector->listeners_fd, &activator_be, &port_be, BPF_ANY);
-	if (r < 0)
-		bpf_map_delete_elem(redirector->ports_fd, &port_be);
-	return r;
-}
-
-void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator)
-{
-	uint16_t port_be = be(port), activator_be = be(activator);
-
-	bpf_map_delete_elem(redirector->ports_fd, &port_be);
-	bpf_map_delete_elem(redirector->listeners_fd, &activator_be);
-}
-
-/*
- * zp_redirector_set_asleep() - switch the redirect of a port
- *
- * The time of last activity is carried over; a stamp that falls between the two calls is lost,
- * which the next packet makes good.
- *
- * Return: 0 or -errno.
- */
-int zp_redirector_set_asleep(struct zp_redirector *redirector, uint16_t port, bool asleep)
-{
-	uint16_t port_be = be(port);
-	struct zp_port value;
-	int r;
-
-	r = bpf_map_lookup_elem(redirector->ports_fd, &port_be, &value);
-	if (r < 0)
-		return r;
-	if (value.asleep == asleep)
-		return 0;
-	value.asleep = asleep;
-	return bpf_map_update_elem(redirector->ports_fd, &port_be, &value, BPF_EXIST);
-}
-
-int zp_redirector_last_activity(struct zp_redirector *redirector, uint16_t port, uint64_t *ret_ns)
-{
-	uint16_t port_be = be(port);
-	struct zp_port value;
-	int r;
-
-	r = bpf_map_lookup_elem(redirector->ports_fd, &port_be, &value);
-	if (r == 0)
-		*ret_ns = value.last_activity_ns;
-	return r;
+	bpf_map_delete_elem(redirector->places_fd, &key);
+	bpf_map_delete_elem(redirector->listeners_fd, &shared->activator_port_be);
+	redirector->places_taken &= ~(1ull << (shared - redirector->ports));
 }
 
 /*

@@ -5,27 +5,32 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "../bpf/redirector.h"
+#include "interfaces.h"
 
-#define ZP_MAX_LINKS 16
-
-/* The BPF programs of one pod: maps, links, and what is needed to take clsact filters away. */
+/* The BPF programs of one pod and their maps. */
 struct zp_redirector {
-	int ports_fd, listeners_fd, flows_fd, opening_fd, counters_fd;
-	int link_fds[ZP_MAX_LINKS];
-	unsigned int filter_ifindex[ZP_MAX_LINKS]; /* clsact: no link keeps these */
-	int links, filters;
+	struct zp_interfaces interfaces;
+	int places_fd, listeners_fd, flows_fd, opening_fd, counters_fd;
+	struct zp_port *ports; /* ZP_MAX_PORTS, in memory that the programs share; NULL: none */
+	uint64_t places_taken; /* a bit for each */
 	int cpus;
 };
 
+#define ZP_REDIRECTOR_NONE                                                                         \
+	(struct zp_redirector)                                                                     \
+	{                                                                                          \
+		.interfaces = ZP_INTERFACES_NONE, .places_fd = -EBADF, .listeners_fd = -EBADF,     \
+		.flows_fd = -EBADF, .opening_fd = -EBADF, .counters_fd = -EBADF                    \
+	}
+
 int zp_redirector_init(struct zp_redirector *redirector, const char *object, int netns_fd,
 		       bool count_loopback, bool force_clsact, const char **ret_step);
+int zp_redirector_attach(struct zp_redirector *redirector, int netns_fd);
 void zp_redirector_deinit(struct zp_redirector *redirector, int netns_fd);
-int zp_redirector_clear(int netns_fd);
-int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator);
-void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator);
-int zp_redirector_set_asleep(struct zp_redirector *redirector, uint16_t port, bool asleep);
-int zp_redirector_last_activity(struct zp_redirector *redirector, uint16_t port, uint64_t *ret_ns);
+int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator,
+			   struct zp_port **ret_port);
+void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port,
+			       struct zp_port *shared);
 int zp_redirector_keep_flow(struct zp_redirector *redirector, const struct zp_flow *flow,
 			    uint16_t activator, struct zp_route *ret_route);
 void zp_redirector_forget_flow(struct zp_redirector *redirector, const struct zp_flow *flow,

@@ -9,7 +9,7 @@
 
 static struct {
 	uint16_t port, activator;
-	bool asleep;
+	struct zp_port shared;
 } ports[ZP_MAX_PORTS];
 
 static int find(uint16_t port)
@@ -33,7 +33,7 @@ bool zp_fake_asleep(uint16_t port)
 {
 	int i = find(port);
 
-	return i >= 0 && __atomic_load_n(&ports[i].asleep, __ATOMIC_SEQ_CST);
+	return i >= 0 && __atomic_load_n(&ports[i].shared.asleep, __ATOMIC_SEQ_CST);
 }
 
 int zp_redirector_init(struct zp_redirector *redirector, const char *object, int netns_fd,
@@ -57,7 +57,15 @@ void zp_redirector_deinit(struct zp_redirector *redirector, int netns_fd)
 	(void)netns_fd;
 }
 
-int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator)
+int zp_redirector_attach(struct zp_redirector *redirector, int netns_fd)
+{
+	(void)redirector;
+	(void)netns_fd;
+	return 0;
+}
+
+int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator,
+			   struct zp_port **ret_port)
 {
 	int i;
 
@@ -69,35 +77,20 @@ int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint
 		return -E2BIG;
 	ports[i].port = port;
 	ports[i].activator = activator;
+	ports[i].shared.last_activity_ns = port;
+	*ret_port = &ports[i].shared;
 	return 0;
 }
 
-void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator)
+void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port,
+			       struct zp_port *shared)
 {
 	int i = find(port);
 
 	(void)redirector;
-	(void)activator;
+	(void)shared;
 	if (i >= 0)
 		memset(&ports[i], 0, sizeof(ports[i]));
-}
-
-int zp_redirector_set_asleep(struct zp_redirector *redirector, uint16_t port, bool asleep)
-{
-	int i = find(port);
-
-	(void)redirector;
-	if (i < 0)
-		return -ENOENT;
-	__atomic_store_n(&ports[i].asleep, asleep, __ATOMIC_SEQ_CST);
-	return 0;
-}
-
-int zp_redirector_last_activity(struct zp_redirector *redirector, uint16_t port, uint64_t *ret_ns)
-{
-	(void)redirector;
-	*ret_ns = port;
-	return 0;
 }
 
 int zp_redirector_keep_flow(struct zp_redirector *redirector, const struct zp_flow *flow,

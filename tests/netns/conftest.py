@@ -51,6 +51,10 @@ class Namespace:
     def run(self, *argv: str) -> None:
         subprocess.run(["nsenter", f"--net=/proc/{self.pid}/ns/net", *argv], check=True)
 
+    def ask(self, *argv: str) -> str:
+        inside = ["nsenter", f"--net=/proc/{self.pid}/ns/net", *argv]
+        return subprocess.run(inside, check=True, capture_output=True, text=True).stdout
+
     def make_socket(self, family: int = socket.AF_INET) -> socket.socket:
         made = socket.socket(fileno=socket_in(self.fd, family, socket.SOCK_STREAM))
         made.settimeout(60)

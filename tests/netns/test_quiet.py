@@ -5,11 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 
-import pytest
-
 from lab import waiting
-from tests.netns.conftest import POD_V4, Namespace, Pod, reset
-from zeropod._fastpath._activator import Activator
+from tests.netns.conftest import POD_V4, Pod, reset
 
 
 def test_keepalives_of_a_spliced_connection_are_no_activity(pod: Pod) -> None:
@@ -48,11 +45,3 @@ def test_the_app_is_told_of_a_client_that_half_closed_and_is_gone(pod: Pod) -> N
             return app.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE
 
         waiting.until("the reset", told)  # while it thinks, and writes nothing
-
-
-def test_more_interfaces_than_can_be_watched_are_said(wire: tuple[Namespace, Namespace]) -> None:
-    here, _ = wire
-    for number in range(4):  # two each, and eth0 and lo
-        here.run("ip", "link", "add", f"a{number}", "type", "veth", "peer", "name", f"b{number}")
-    with pytest.raises(OSError, match="more than 8 interfaces"):
-        Activator(here.fd, count_loopback=False)

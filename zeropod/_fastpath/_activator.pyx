@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from zeropod._fastpath._command cimport Command, zp_command
 
+import errno
 import os
 import warnings
 from enum import IntEnum
@@ -49,20 +50,25 @@ cdef extern from "activator.h":
     int zp_group_stats_of "zp_group_stats"(zp_activator *activator, int group,
                                            zp_group_stats *ret_stats) nogil
 
-cdef extern from "redirector.h":
-    int zp_redirector_clear(int netns_fd) nogil
+cdef extern from "interfaces.h":
+    enum:
+        ZP_MAX_INTERFACES
+    int zp_interfaces_clear(int netns_fd) nogil
 
 cdef bytes _OBJECT = os.fsencode(Path(__file__).with_name("redirector.bpf.o"))
 _COUNTERS = (
     "redirected",
     "flow_in",
     "flow_out",
+    "error_in",
     "flow_forgotten",
     "flows_full",
     "direct_dropped",
     "fragment",
     "malformed",
     "unknown_header",
+    "vlan",
+    "forwarded",
     "rewrite_failed",
 )
 
@@ -93,7 +99,7 @@ cdef int check(int r) except -1:
 def clear_filters(int netns_fd):
     cdef int r
     with nogil:
-        r = zp_redirector_clear(netns_fd)
+        r = zp_interfaces_clear(netns_fd)
     check(r)
 
 
@@ -185,6 +191,8 @@ cdef class Activator:
         cdef int r
         with nogil:
             r = zp_group_hold(activator, group)
+        if r == -errno.E2BIG:
+            raise OSError(-r, f"the pod has more than {ZP_MAX_INTERFACES} network interfaces")
         check(r)
 
     def arm(self, int group, RestorePlan plan not None):
