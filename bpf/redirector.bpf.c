@@ -27,6 +27,7 @@
 #include "redirector.h"
 #include "parse.bpf.h"
 #include "icmp.bpf.h"
+#include "park.bpf.h"
 
 #define PASS -1 /* TCX_NEXT and TC_ACT_UNSPEC: the next program, if any, decides */
 #define DROP 2	/* TCX_DROP and TC_ACT_SHOT */
@@ -77,6 +78,15 @@ struct {
 	__type(key, struct zp_flow);
 	__type(value, struct zp_route);
 } opening SEC(".maps");
+
+/* Addresses of the node, by which probes come. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, ZP_MAX_ADDRESSES);
+	__type(key, __u8[16]);
+	__type(value, __u8);
+} node_addresses SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -178,7 +188,7 @@ static __always_inline struct zp_route *route_of(const struct zp_flow *flow)
 /* Whether it is for the pod itself. What the pod only forwards is nobody's that sleeps here. */
 static __always_inline int is_local(struct __sk_buff *skb, const struct packet *packet)
 {
-	struct bpf_fib_lookup route = {.ifindex = skb->ifindex, .l4_protocol = IPPROTO_TCP};
+	struct bpf_fib_lookup route = {.ifindex = skb->ifindex, .l4_protocol = packet->protocol};
 	long r;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
@@ -192,6 +202,21 @@ static __always_inline int is_local(struct __sk_buff *skb, const struct packet *
 	}
 	r = bpf_fib_lookup(skb, &route, sizeof(route), 0);
 	return r == BPF_FIB_LKUP_RET_NOT_FWDED || r == BPF_FIB_LKUP_RET_FWD_DISABLED;
+}
+
+static __always_inline int is_of_node(const __u8 *address)
+{
+	return bpf_map_lookup_elem(&node_addresses, address) != NULL;
+}
+
+static __always_inline int hold(struct __sk_buff *skb, const struct packet *packet,
+				struct zp_port *port, const struct zp_flow *flow, __be32 isn_be)
+{
+	int r = park(skb, packet, flow, isn_be);
+
+	count(r < 0 ? ZP_COUNT_PARKED_FULL : ZP_COUNT_PARKED);
+	touch(port, skb);
+	return DROP;
 }
 
 static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packet,
@@ -217,7 +242,7 @@ static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packe
 		bpf_map_delete_elem(&opening, flow);
 		count(ZP_COUNT_FLOW_FORGOTTEN);
 	}
-	if (!port->asleep) {
+	if (port->mode == ZP_MODE_PASS) {
 		touch(port, skb);
 		return PASS;
 	}
@@ -225,6 +250,9 @@ static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packe
 		count(ZP_COUNT_FORWARDED);
 		return PASS;
 	}
+	if (port->mode == ZP_MODE_PARK_ALL ||
+	    (port->mode == ZP_MODE_PARK && !is_of_node(packet->source)))
+		return hold(skb, packet, port, flow, route.isn_be);
 	route.activator_port_be = port->activator_port_be;
 	if (bpf_map_update_elem(&opening, flow, &route, BPF_ANY) < 0) {
 		count(ZP_COUNT_FLOWS_FULL);
@@ -279,11 +307,18 @@ int zp_ingress(struct __sk_buff *skb)
 	}
 	if (skb->mark == ZP_MARK)
 		return PASS;
-	if (packet.protocol == IPPROTO_UDP) {
+	if (skb->mark == ZP_MARK_BACK) {
+		skb->mark = 0;
 		touch(port, skb);
 		return PASS;
 	}
 	flow_of(&flow, &packet);
+	if (packet.protocol == IPPROTO_UDP) {
+		if (port->mode != ZP_MODE_PASS && is_local(skb, &packet))
+			return hold(skb, &packet, port, &flow, 0);
+		touch(port, skb);
+		return PASS;
+	}
 	if ((packet.flags & (ZP_FLAG_SYN | ZP_FLAG_ACK)) == ZP_FLAG_SYN)
 		return open_flow(skb, &packet, port, &flow);
 	route = route_of(&flow);
@@ -303,6 +338,8 @@ int zp_egress(struct __sk_buff *skb)
 	__be16 *app_be;
 	int r;
 
+	if (skb->mark == ZP_MARK_BACK && skb->ifindex != LO)
+		return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 	r = parse(skb, &packet);
 	if (r <= 0) {
 		if (r < 0)

@@ -8,6 +8,9 @@
 /* On the activator's own connections to the app: they are never redirected, never counted. */
 #define ZP_MARK 0x7a65726f
 
+/* On packets that were parked and are put back: they are for the app, and come from outside. */
+#define ZP_MARK_BACK 0x7a706261
+
 /* A pod's tracked ports; more is refused when they are added. */
 #define ZP_MAX_PORTS 64
 
@@ -16,6 +19,12 @@
 
 /* Handshakes under way: the 1,000 that may come at once, twice, for the LRU is only about one. */
 #define ZP_MAX_OPENING 2048
+
+/* Of the ring of parked packets: 320 SYNs; the loop takes them out as they come. */
+#define ZP_RING_SIZE 65536
+
+/* Where there are datagrams, which may be of 64 KiB. */
+#define ZP_RING_SIZE_UDP (4 * 65536)
 
 /* Interfaces without an Ethernet header (a tun device, a tunnel); more are not attached to. */
 #define ZP_MAX_BARE 4
@@ -28,6 +37,9 @@ struct zp_settings {
 };
 _Static_assert(sizeof(struct zp_settings) == 20, "struct zp_settings");
 
+/* Of the node, of both families. */
+#define ZP_MAX_ADDRESSES 1024
+
 struct zp_port_key {
 	__be16 port_be;
 	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
@@ -35,11 +47,19 @@ struct zp_port_key {
 };
 _Static_assert(sizeof(struct zp_port_key) == 4, "struct zp_port_key");
 
+/* What is done with what opens a connection to a port. */
+enum zp_mode {
+	ZP_MODE_PASS,	  /* awake: nothing */
+	ZP_MODE_REDIRECT, /* the activator accepts it */
+	ZP_MODE_PARK,	  /* it is parked; the node's own are redirected */
+	ZP_MODE_PARK_ALL, /* it is parked, whoever it is from */
+};
+
 /* In an array that user space has mapped: both sides read and write it in place. */
 struct zp_port {
 	__u64 last_activity_ns; /* CLOCK_MONOTONIC; 0: never */
 	__be16 activator_port_be;
-	__u8 asleep;
+	__u8 mode; /* enum zp_mode */
 	__u8 padding[5];
 };
 _Static_assert(sizeof(struct zp_port) == 16, "struct zp_port");
@@ -61,12 +81,29 @@ struct zp_route {
 };
 _Static_assert(sizeof(struct zp_route) == 8, "struct zp_route");
 
+/* A parked packet, as it lies in the ring. */
+struct zp_parked {
+	__u64 at_ns; /* CLOCK_MONOTONIC */
+	struct zp_flow flow;
+	__be32 isn_be; /* of a SYN */
+	__u32 ifindex;
+	__u32 length;	 /* of the frame */
+	__u32 transport; /* offset in it of the TCP or UDP header */
+	__u16 gso_size;	 /* 0: it is one segment */
+	__u8 network;	 /* offset of the IP header */
+	__u8 protocol;
+	__u8 frame[];
+};
+_Static_assert(sizeof(struct zp_parked) == 64, "struct zp_parked");
+
 enum zp_counter {
 	ZP_COUNT_REDIRECTED,	 /* opening packets sent to the activator */
 	ZP_COUNT_FLOW_IN,	 /* later packets of redirected connections */
 	ZP_COUNT_FLOW_OUT,	 /* answers of the activator */
 	ZP_COUNT_ERROR_IN,	 /* ICMP errors about those answers */
 	ZP_COUNT_FLOW_FORGOTTEN, /* opened anew */
+	ZP_COUNT_PARKED,	 /* packets held for the app */
+	ZP_COUNT_PARKED_FULL,	 /* dropped: no room to hold them */
 	ZP_COUNT_FLOWS_FULL,	 /* dropped: no room to remember a handshake */
 	ZP_COUNT_DIRECT_DROPPED, /* aimed at the activator's own port */
 	ZP_COUNT_FRAGMENT,	 /* passed on: not the first of a datagram, so without ports */

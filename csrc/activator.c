@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "addresses.h"
 #include "internal.h"
 
 #define EPOLL_BATCH 64
@@ -81,6 +82,32 @@ void zp_tell(struct zp_group *group, enum zp_event_kind kind, int64_t pid, int64
 	(void)n;
 }
 
+/* Return: 0 or -errno. */
+static int read_node(struct zp_activator *activator)
+{
+	uint8_t(*addresses)[16] = malloc(ZP_MAX_ADDRESSES * sizeof(*addresses));
+	size_t count = 0;
+	int r = -ENOMEM;
+
+	if (addresses)
+		r = zp_addresses_read(addresses, ZP_MAX_ADDRESSES, &count);
+	if (r == 0)
+		r = zp_redirector_set_node(&activator->redirector, addresses, count);
+	free(addresses);
+	return r;
+}
+
+static int watch_node(struct zp_activator *activator)
+{
+	int r;
+
+	activator->node_source.kind = ZP_SOURCE_NODE;
+	r = zp_addresses_watch(&activator->node_fd);
+	if (r == 0)
+		r = zp_watch(activator, activator->node_fd, EPOLLIN, &activator->node_source);
+	return r < 0 ? r : read_node(activator);
+}
+
 static void dispatch(struct zp_activator *activator, struct zp_source *source)
 {
 	struct zp_port_entry *port;
@@ -97,6 +124,13 @@ static void dispatch(struct zp_activator *activator, struct zp_source *source)
 		port = (struct zp_port_entry *)source;
 		if (!port->group->removed)
 			zp_conn_accept(port);
+		break;
+	case ZP_SOURCE_RING:
+		zp_redirector_read_parked(&activator->redirector);
+		break;
+	case ZP_SOURCE_NODE:
+		zp_addresses_drain(activator->node_fd);
+		read_node(activator);
 		break;
 	case ZP_SOURCE_CONN:
 		conn = (struct zp_conn *)source;
@@ -263,6 +297,19 @@ static int open_descriptors(struct zp_activator *activator, int netns_fd)
 	return r;
 }
 
+static int note_parked(void *argument, void *record, size_t size)
+{
+	return zp_park_note(argument, record, size);
+}
+
+static int open_ring(struct zp_activator *activator)
+{
+	int fd = zp_redirector_watch_parked(&activator->redirector, note_parked, activator);
+
+	activator->ring_source.kind = ZP_SOURCE_RING;
+	return fd < 0 ? fd : zp_watch(activator, fd, EPOLLIN, &activator->ring_source);
+}
+
 /*
  * zp_activator_new() - the activator of a network namespace
  * @bpf_object: path of the compiled BPF programs
@@ -270,7 +317,8 @@ static int open_descriptors(struct zp_activator *activator, int netns_fd)
  *
  * Return: 0, or -errno with nothing left behind.
  */
-int zp_activator_new(int netns_fd, const char *bpf_object, bool count_loopback, bool force_clsact,
+int zp_activator_new(int netns_fd, const char *bpf_object,
+		     const struct zp_activator_options *options,
 		     struct zp_activator **ret_activator, const char **ret_step)
 {
 	struct zp_activator *activator = calloc(1, sizeof(*activator));
@@ -282,16 +330,25 @@ int zp_activator_new(int netns_fd, const char *bpf_object, bool count_loopback, 
 	pthread_mutex_init(&activator->lock, NULL);
 	TAILQ_INIT(&activator->conns);
 	TAILQ_INIT(&activator->spare);
+	zp_park_init(&activator->park);
 	activator->wake_source.kind = ZP_SOURCE_WAKE;
 	activator->scan_ns = activator->accept_ns = activator->again_ns = ZP_NEVER;
 	activator->epoll_fd = activator->wake_fd = activator->event_fd = -EBADF;
-	activator->diag_fd = activator->netns_fd = -EBADF;
+	activator->diag_fd = activator->netns_fd = activator->node_fd = -EBADF;
 	activator->redirector = ZP_REDIRECTOR_NONE;
 	*ret_step = "open descriptors";
 	r = open_descriptors(activator, netns_fd);
 	if (r == 0)
-		r = zp_redirector_init(&activator->redirector, bpf_object, netns_fd, count_loopback,
-				       force_clsact, ret_step);
+		r = zp_redirector_init(&activator->redirector, bpf_object, netns_fd, options,
+				       ret_step);
+	if (r == 0) {
+		*ret_step = "open the ring of parked packets";
+		r = open_ring(activator);
+	}
+	if (r == 0) {
+		*ret_step = "read the node's addresses";
+		r = watch_node(activator);
+	}
 	if (r == 0) {
 		*ret_step = "start the thread";
 		r = start_thread(activator);
@@ -327,8 +384,10 @@ void zp_activator_free(struct zp_activator *activator)
 			zp_group_free(activator->groups[i]);
 	zp_conn_expire_flows(activator, 0, true);
 	zp_conn_free_spare(activator);
+	zp_park_deinit(&activator->park);
 	zp_redirector_deinit(&activator->redirector, activator->netns_fd);
 	zp_pipe_pool_deinit(&activator->pipes);
+	close_fd(activator->node_fd);
 	close_fd(activator->diag_fd);
 	close_fd(activator->event_fd);
 	close_fd(activator->wake_fd);

@@ -32,7 +32,30 @@ struct zp_event {
 	int64_t value;
 };
 
+/* Sockets that a group keeps during a sleep. */
+#define ZP_MAX_KEPT 64
+
+/* How the first connection is handed over. */
+enum zp_activation {
+	ZP_ACTIVATION_AUTO, /* parked, but the node's own are spliced */
+	ZP_ACTIVATION_PARK,
+	ZP_ACTIVATION_SPLICE,
+};
+
+/* A port that wakes: of TCP or UDP. */
+struct zp_wake_port {
+	uint16_t number;
+	uint8_t protocol;
+};
+
+struct zp_activator_options {
+	bool count_loopback; /* what is said over lo is activity, too */
+	bool udp;	     /* there may be ports of UDP */
+	bool force_clsact;   /* though there is TCX */
+};
+
 struct zp_group_options {
+	enum zp_activation activation;
 	bool probe_detection;
 	uint32_t probe_buffer_size;
 	uint64_t connect_timeout_ns, proxy_timeout_ns;
@@ -40,17 +63,19 @@ struct zp_group_options {
 
 struct zp_group_stats {
 	uint64_t held; /* now; the others are counted from the beginning */
-	uint64_t spliced, connections, probes, wakes, refused;
+	uint64_t spliced, parked, connections, probes, wakes, refused;
+	uint64_t bare_wakes; /* by parked SYNs of which no handshake was completed */
 };
 
-int zp_activator_new(int netns_fd, const char *bpf_object, bool count_loopback, bool force_clsact,
+int zp_activator_new(int netns_fd, const char *bpf_object,
+		     const struct zp_activator_options *options,
 		     struct zp_activator **ret_activator, const char **ret_step);
 void zp_activator_free(struct zp_activator *activator);
 int zp_activator_event_fd(const struct zp_activator *activator);
 size_t zp_activator_events(struct zp_activator *activator, struct zp_event *events, size_t room);
 int zp_activator_counter(struct zp_activator *activator, unsigned int which, uint64_t *ret_value);
 
-int zp_group_add(struct zp_activator *activator, const uint16_t *ports, size_t count,
+int zp_group_add(struct zp_activator *activator, const struct zp_wake_port *ports, size_t count,
 		 const struct zp_group_options *options, int *ret_group);
 int zp_group_remove(struct zp_activator *activator, int group);
 int zp_group_hold(struct zp_activator *activator, int group);
@@ -59,6 +84,7 @@ int zp_group_wake(struct zp_activator *activator, int group);
 int zp_group_disarm(struct zp_activator *activator, int group);
 int zp_group_awake(struct zp_activator *activator, int group);
 int zp_group_drop(struct zp_activator *activator, int group);
+int zp_group_keep(struct zp_activator *activator, int group, const int *fds, size_t count);
 int zp_group_last_activity(struct zp_activator *activator, int group, uint64_t *ret_ns);
 int zp_group_stats(struct zp_activator *activator, int group, struct zp_group_stats *ret_stats);
 

@@ -65,7 +65,8 @@ static int read_reply(int diag_fd, uint16_t port_be, struct zp_listener *listene
 	return 1;
 }
 
-static int query(int diag_fd, uint8_t family, uint16_t port_be, struct zp_listener *listener)
+static int query(int diag_fd, uint8_t family, uint8_t protocol, uint16_t port_be,
+		 struct zp_listener *listener)
 {
 	struct {
 		struct nlmsghdr header;
@@ -75,8 +76,8 @@ static int query(int diag_fd, uint8_t family, uint16_t port_be, struct zp_listen
 			   .nlmsg_type = SOCK_DIAG_BY_FAMILY,
 			   .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
 		.request = {.sdiag_family = family,
-			    .sdiag_protocol = IPPROTO_TCP,
-			    .idiag_states = 1 << TCP_LISTEN,
+			    .sdiag_protocol = protocol,
+			    .idiag_states = protocol == IPPROTO_TCP ? 1 << TCP_LISTEN : UINT32_MAX,
 			    .id = {.idiag_sport = port_be}},
 	};
 	int r;
@@ -101,18 +102,18 @@ static void drain(int diag_fd)
 }
 
 /*
- * zp_diag_listener() - the sockets that listen on a TCP port, of both families
+ * zp_diag_listener() - the sockets that listen on a TCP port, or have a UDP port, of both families
  *
  * Return: 0 (also when none listens: sockets is 0), or -errno.
  */
-int zp_diag_listener(int diag_fd, uint16_t port, struct zp_listener *ret_listener)
+int zp_diag_listener(int diag_fd, uint8_t protocol, uint16_t port, struct zp_listener *ret_listener)
 {
 	struct zp_listener listener = {0};
 	int r;
 
-	r = query(diag_fd, AF_INET, htons(port), &listener);
+	r = query(diag_fd, AF_INET, protocol, htons(port), &listener);
 	if (r == 0)
-		r = query(diag_fd, AF_INET6, htons(port), &listener);
+		r = query(diag_fd, AF_INET6, protocol, htons(port), &listener);
 	if (r == 0)
 		*ret_listener = listener;
 	else

@@ -10,6 +10,7 @@ struct zp_listener {
 };
 
 int zp_diag_open(int netns_fd, int *ret_fd);
-int zp_diag_listener(int diag_fd, uint16_t port, struct zp_listener *ret_listener);
+int zp_diag_listener(int diag_fd, uint8_t protocol, uint16_t port,
+		     struct zp_listener *ret_listener);
 
 #endif

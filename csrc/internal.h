@@ -9,28 +9,39 @@
 
 #include "activator.h"
 #include "diag.h"
+#include "park.h"
 #include "pipe_pool.h"
 #include "redirector.h"
 
-#define ZP_MAX_GROUPS 32
-#define ZP_MAX_EVENTS 256
-#define ZP_MAX_CONNS  3072 /* with ZP_LINGER_MAX: ZP_MAX_FLOWS */
-#define ZP_PEEK_MAX   65536
-#define ZP_LINGER_MAX 1024
-#define ZP_SPARE_MAX  16 /* connections whose memory is at hand when they come */
-#define ZP_NEVER      UINT64_MAX
-#define ZP_MS	      1000000ull
-#define ZP_GRACE_NS   (50 * ZP_MS)     /* an opener that says nothing is a user after this */
-#define ZP_REQUEST_NS (1000 * ZP_MS)   /* half a request is a user's after this */
-#define ZP_DRAIN_NS   (1000 * ZP_MS)   /* a probe has this long to hang up */
-#define ZP_LINGER_NS  (600000 * ZP_MS) /* what a slow reader has not taken still finds its way */
-#define ZP_CROWD_NS   (1000 * ZP_MS)   /* how long a crowd keeps the redirect on */
-#define ZP_RETRY_MIN  (1 * ZP_MS)
-#define ZP_RETRY_MAX  (10 * ZP_MS)
-#define ZP_LOOK_NS    (ZP_MS / 4) /* between two looks for the ready file, while FIRED */
+#define ZP_MAX_GROUPS	   32
+#define ZP_MAX_EVENTS	   256
+#define ZP_MAX_CONNS	   3072 /* with ZP_LINGER_MAX: ZP_MAX_FLOWS */
+#define ZP_PEEK_MAX	   65536
+#define ZP_LINGER_MAX	   1024
+#define ZP_SPARE_MAX	   16 /* connections whose memory is at hand when they come */
+#define ZP_NEVER	   UINT64_MAX
+#define ZP_MS		   1000000ull
+#define ZP_GRACE_NS	   (50 * ZP_MS)	    /* an opener that says nothing is a user after this */
+#define ZP_REQUEST_NS	   (1000 * ZP_MS)   /* half a request is a user's after this */
+#define ZP_DRAIN_NS	   (1000 * ZP_MS)   /* a probe has this long to hang up */
+#define ZP_LINGER_NS	   (600000 * ZP_MS) /* what a slow reader has not taken still finds its way */
+#define ZP_CROWD_NS	   (1000 * ZP_MS)   /* how long a crowd keeps the redirect on */
+#define ZP_RETRY_MIN	   (1 * ZP_MS)
+#define ZP_RETRY_MAX	   (10 * ZP_MS)
+#define ZP_HANDSHAKE_NS	   (250 * ZP_MS) /* one that takes longer has failed, as far as we know */
+#define ZP_VERIFY_NS	   (3000 * ZP_MS) /* who has woken completes his handshake by then, or never */
+#define ZP_BARE_WAKES	   2		  /* in a row that nobody completed: accept first */
+#define ZP_ACCEPT_FIRST_NS (300000 * ZP_MS) /* and for so long */
+#define ZP_LOOK_NS	   (ZP_MS / 4)	    /* between two looks for the ready file, while FIRED */
 
 /* What a descriptor in the epoll set is; the first member of each structure that owns one. */
-enum zp_source_kind { ZP_SOURCE_WAKE, ZP_SOURCE_PORT, ZP_SOURCE_CONN };
+enum zp_source_kind {
+	ZP_SOURCE_WAKE,
+	ZP_SOURCE_PORT,
+	ZP_SOURCE_CONN,
+	ZP_SOURCE_RING,
+	ZP_SOURCE_NODE
+};
 struct zp_source {
 	enum zp_source_kind kind;
 };
@@ -71,16 +82,20 @@ struct zp_conn {
 /*
  * States of a group (one container's ports)
  *
- *   state       redirect  connections           left by
- *   AWAKE       off       none come             hold → HOLDING
- *   HOLDING     on        held                  arm → ARMED, awake → CONNECTING
- *   ARMED       on        the first user fires  fire → FIRED, disarm → HOLDING, awake → CONNECTING
- *   FIRED       on        held                  processes run or awake → CONNECTING, arm → ARMED,
+ *   state       mode      openers               left by
+ *   AWAKE       pass      none come             hold → HOLDING
+ *   HOLDING     asleep    held                  arm → ARMED, awake → CONNECTING
+ *   ARMED       asleep    the first user fires  fire → FIRED, disarm → HOLDING, awake → CONNECTING
+ *   FIRED       asleep    held                  processes run or awake → CONNECTING, arm → ARMED,
  *                                               hold → HOLDING
- *   CONNECTING  per port  connected as there    all ports listen, or time is up → AWAKE;
- *               until it  is room               hold → HOLDING
- *               has room
- *   DROPPED     off       refused               hold → HOLDING
+ *   CONNECTING  per port  connected, or put     all ports listen, or time is up → AWAKE;
+ *               until it  back, as there is     hold → HOLDING
+ *               has room  room
+ *   DROPPED     pass      refused               hold → HOLDING
+ *
+ * Asleep, a port's openers are parked or redirected, as `activation` says. A parked one may be
+ * forged: who sends a SYN need not be there. After ZP_BARE_WAKES wake-ups in a row by parked SYNs
+ * of which no handshake was completed, openers are accepted first for a while.
  */
 enum zp_group_state {
 	ZP_GROUP_AWAKE,
@@ -96,6 +111,7 @@ struct zp_port_entry {
 	struct zp_source source;
 	struct zp_group *group;
 	uint16_t port, activator_port;
+	uint8_t protocol; /* IPPROTO_TCP; IPPROTO_UDP: always parked, without a listening socket */
 	struct zp_port *shared; /* with the BPF programs */
 	int listen_fd;
 	bool up;		   /* listens again, redirect is off */
@@ -113,7 +129,13 @@ struct zp_group {
 	struct zp_port_entry ports[ZP_MAX_PORTS];
 	size_t port_count;
 	struct zp_plan *plan;
+	int kept_fds[ZP_MAX_KEPT]; /* closed when the processes run again */
+	size_t kept_count;
 	uint64_t deadline_ns, retry_ns, retry_step_ns;
+	uint64_t returned, opens_before, progress_ns; /* SYNs put back, see in_flight() */
+	uint64_t opens_at_wake, verify_ns;
+	uint64_t accept_first_until_ns;
+	unsigned int bare_wakes;
 	struct zp_group_stats stats;
 };
 
@@ -132,6 +154,9 @@ struct zp_activator {
 	struct zp_source wake_source;
 	struct zp_redirector redirector;
 	struct zp_pipe_pool pipes;
+	struct zp_park park;
+	struct zp_source ring_source, node_source;
+	int node_fd; /* the node's addresses change */
 	struct zp_group *groups[ZP_MAX_GROUPS];
 	TAILQ_HEAD(zp_conns, zp_conn) conns, spare;
 	size_t conn_count, spare_count;
@@ -166,6 +191,7 @@ void zp_splice_start(struct zp_conn *conn);
 void zp_splice_pump(struct zp_conn *conn);
 
 void zp_group_user(struct zp_group *group, struct zp_conn *conn);
+void zp_group_parked(struct zp_group *group);
 void zp_group_tick(struct zp_group *group, uint64_t now_ns);
 uint64_t zp_group_due(const struct zp_group *group);
 void zp_group_free(struct zp_group *group);

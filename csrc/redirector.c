@@ -49,13 +49,22 @@ static int take_map(struct bpf_object *object, const char *name, int *ret_fd)
 	return 0;
 }
 
-static int set_up(struct zp_redirector *redirector, struct bpf_object *object, bool count_loopback)
+static int set_up(struct zp_redirector *redirector, struct bpf_object *object,
+		  const struct zp_activator_options *options)
 {
 	struct bpf_map *map = bpf_object__find_map_by_name(object, ".rodata");
-	struct zp_settings settings = {.count_loopback = count_loopback};
+	struct bpf_map *ring = bpf_object__find_map_by_name(object, "parked");
+	struct zp_settings settings = {.count_loopback = options->count_loopback};
 
-	if (!map)
+	int r;
+
+	if (!map || !ring)
 		return -ENOENT;
+	if (options->udp) {
+		r = bpf_map__set_max_entries(ring, ZP_RING_SIZE_UDP);
+		if (r < 0)
+			return r;
+	}
 	memcpy(settings.bare_interfaces, redirector->interfaces.bare,
 	       sizeof(settings.bare_interfaces));
 	return bpf_map__set_initial_value(map, &settings, sizeof(settings));
@@ -104,6 +113,10 @@ static int take_all(struct zp_redirector *redirector, struct bpf_object *object)
 	if (r == 0)
 		r = take_map(object, "counters", &redirector->counters_fd);
 	if (r == 0)
+		r = take_map(object, "parked", &redirector->parked_fd);
+	if (r == 0)
+		r = take_map(object, "node_addresses", &redirector->node_fd);
+	if (r == 0)
 		r = take_program(object, "zp_ingress", &redirector->interfaces.ingress_fd);
 	if (r == 0)
 		r = take_program(object, "zp_egress", &redirector->interfaces.egress_fd);
@@ -118,13 +131,13 @@ static int take_all(struct zp_redirector *redirector, struct bpf_object *object)
  * Return: 0, or -errno with nothing left behind.
  */
 int zp_redirector_init(struct zp_redirector *redirector, const char *object_path, int netns_fd,
-		       bool count_loopback, bool force_clsact, const char **ret_step)
+		       const struct zp_activator_options *options, const char **ret_step)
 {
 	struct bpf_object *object;
 	int r;
 
 	*redirector = ZP_REDIRECTOR_NONE;
-	redirector->interfaces.clsact = force_clsact;
+	redirector->interfaces.clsact = options->force_clsact;
 	libbpf_set_print(quiet);
 	redirector->cpus = libbpf_num_possible_cpus();
 	*ret_step = "look at the pod's interfaces";
@@ -137,7 +150,7 @@ int zp_redirector_init(struct zp_redirector *redirector, const char *object_path
 	object = bpf_object__open_file(object_path, NULL);
 	if (!object)
 		return -errno;
-	r = set_up(redirector, object, count_loopback);
+	r = set_up(redirector, object, options);
 	if (r == 0) {
 		*ret_step = "load the BPF programs";
 		r = bpf_object__load(object);
@@ -175,6 +188,10 @@ void zp_redirector_deinit(struct zp_redirector *redirector, int netns_fd)
 	close_fd(&redirector->flows_fd);
 	close_fd(&redirector->opening_fd);
 	close_fd(&redirector->counters_fd);
+	ring_buffer__free(redirector->ring);
+	redirector->ring = NULL;
+	close_fd(&redirector->parked_fd);
+	close_fd(&redirector->node_fd);
 }
 
 /* zp_redirector_attach() - to interfaces that have come since. Return: 0 or -errno. */
@@ -183,36 +200,40 @@ int zp_redirector_attach(struct zp_redirector *redirector, int netns_fd)
 	return zp_interfaces_attach(&redirector->interfaces, netns_fd);
 }
 
-static struct zp_port_key key_of(uint16_t port)
+static struct zp_port_key key_of(const struct zp_wake_port *port)
 {
-	return (struct zp_port_key){.port_be = be(port), .protocol = IPPROTO_TCP};
+	return (struct zp_port_key){.port_be = be(port->number), .protocol = port->protocol};
 }
 
 /*
  * zp_redirector_add_port() - track a port, awake
+ * @activator: the activator's port that it is redirected to; 0: none
  * @ret_port: what the programs see of it and note about it, until it is removed
  *
  * Return: 0 or -errno (-EEXIST: tracked; -E2BIG: too many).
  */
-int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator,
-			   struct zp_port **ret_port)
+int zp_redirector_add_port(struct zp_redirector *redirector, const struct zp_wake_port *port,
+			   uint16_t activator, struct zp_port **ret_port)
 {
 	struct zp_port_key key = key_of(port);
 	uint16_t activator_be = be(activator);
 	uint32_t place = 0;
-	int r;
+	int r = 0;
 
 	while (place < ZP_MAX_PORTS && redirector->places_taken & 1ull << place)
 		place++;
 	if (place == ZP_MAX_PORTS)
 		return -E2BIG;
 	redirector->ports[place] = (struct zp_port){.activator_port_be = activator_be};
-	r = bpf_map_update_elem(redirector->listeners_fd, &activator_be, &key.port_be, BPF_ANY);
+	if (activator)
+		r = bpf_map_update_elem(redirector->listeners_fd, &activator_be, &key.port_be,
+					BPF_ANY);
 	if (r < 0)
 		return r;
 	r = bpf_map_update_elem(redirector->places_fd, &key, &place, BPF_NOEXIST);
 	if (r < 0) {
-		bpf_map_delete_elem(redirector->listeners_fd, &activator_be);
+		if (activator)
+			bpf_map_delete_elem(redirector->listeners_fd, &activator_be);
 		return r;
 	}
 	redirector->places_taken |= 1ull << place;
@@ -220,13 +241,14 @@ int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint
 	return 0;
 }
 
-void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port,
+void zp_redirector_remove_port(struct zp_redirector *redirector, const struct zp_wake_port *port,
 			       struct zp_port *shared)
 {
 	struct zp_port_key key = key_of(port);
 
 	bpf_map_delete_elem(redirector->places_fd, &key);
-	bpf_map_delete_elem(redirector->listeners_fd, &shared->activator_port_be);
+	if (shared->activator_port_be)
+		bpf_map_delete_elem(redirector->listeners_fd, &shared->activator_port_be);
 	redirector->places_taken &= ~(1ull << (shared - redirector->ports));
 }
 
@@ -261,6 +283,59 @@ void zp_redirector_forget_flow(struct zp_redirector *redirector, const struct zp
 	if (bpf_map_lookup_elem(redirector->flows_fd, flow, &current) == 0 &&
 	    current.isn_be == route->isn_be)
 		bpf_map_delete_elem(redirector->flows_fd, flow);
+}
+
+/*
+ * zp_redirector_watch_parked() - have @note called with each record of the ring
+ *
+ * By zp_redirector_read_parked(). Return: a descriptor that is readable when there is one, or
+ * -errno.
+ */
+int zp_redirector_watch_parked(struct zp_redirector *redirector,
+			       int (*note)(void *argument, void *record, size_t size),
+			       void *argument)
+{
+	redirector->ring = ring_buffer__new(redirector->parked_fd, note, argument, NULL);
+	if (!redirector->ring)
+		return -errno;
+	return ring_buffer__epoll_fd(redirector->ring);
+}
+
+void zp_redirector_read_parked(struct zp_redirector *redirector)
+{
+	ring_buffer__consume(redirector->ring);
+}
+
+static bool is_among(const uint8_t address[16], uint8_t (*addresses)[16], size_t count)
+{
+	size_t i;
+
+	for (i = 0; i < count; i++)
+		if (memcmp(address, addresses[i], 16) == 0)
+			return true;
+	return false;
+}
+
+/* zp_redirector_set_node() - these are the node's addresses, and no others. Return: 0 or -errno. */
+int zp_redirector_set_node(struct zp_redirector *redirector, uint8_t (*addresses)[16], size_t count)
+{
+	uint8_t key[16], next[16], one = 1;
+	size_t i;
+	int r;
+
+	r = bpf_map_get_next_key(redirector->node_fd, NULL, next);
+	while (r == 0) {
+		memcpy(key, next, sizeof(key));
+		r = bpf_map_get_next_key(redirector->node_fd, key, next);
+		if (!is_among(key, addresses, count))
+			bpf_map_delete_elem(redirector->node_fd, key);
+	}
+	for (i = 0; i < count; i++) {
+		r = bpf_map_update_elem(redirector->node_fd, addresses[i], &one, BPF_ANY);
+		if (r < 0)
+			return r;
+	}
+	return 0;
 }
 
 /* zp_redirector_counter() - one counter, summed over the CPUs. Return: 0 or -errno. */

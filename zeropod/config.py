@@ -29,7 +29,7 @@ CRI_SANDBOX_NAMESPACE: Final = "io.kubernetes.cri.sandbox-namespace"
 RUNC_GROUP: Final = "io.containerd.runc.v2.group"
 
 # Names of the product that this version accepts, checks nothing of, and does not act on.
-_UNSUPPORTED: Final = frozenset({"migrate", "live-migrate", "disable-migrate-data", "activation"})
+_UNSUPPORTED: Final = frozenset({"migrate", "live-migrate", "disable-migrate-data"})
 
 _MAX_PROBE_BUFFER: Final = 64 * 1024
 _DURATION_PART: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
@@ -60,6 +60,17 @@ class RestoreFailure(StrEnum):
     FAIL = "fail"
 
 
+class Activation(StrEnum):
+    """How what opens a connection to a sleeping container is handed over.
+
+    ``auto`` parks it, but accepts and splices where it comes from the node itself.
+    """
+
+    AUTO = "auto"
+    PARK = "park"
+    SPLICE = "splice"
+
+
 class StopAsleep(StrEnum):
     """What SIGTERM does to a container that is scaled down."""
 
@@ -71,13 +82,16 @@ class StopAsleep(StrEnum):
 class Settings:
     """The annotations of one container. Durations are nanoseconds.
 
-    ``ports`` is None where they are to be detected; ``udp_ports`` are declared but not served by
-    this version; ``unsupported`` names annotations that were given and have no effect.
+    ``ports`` is None where they are to be detected; UDP ports are never detected. ``pod_udp``: some
+    container of the pod has UDP ports. ``unsupported`` names annotations that were given and have
+    no effect.
     """
 
     enabled: bool = True
     ports: tuple[int, ...] | None = None
     udp_ports: tuple[int, ...] = ()
+    pod_udp: bool = False
+    activation: Activation = Activation.AUTO
     scaledown_duration_ns: int = 60 * 1_000_000_000
     pre_dump: bool = False
     disable_checkpointing: bool = False
@@ -123,6 +137,8 @@ class Settings:
             enabled=not names or container_name in names,
             ports=tcp.get(container_name),
             udp_ports=udp.get(container_name, ()),
+            pod_udp=any(udp.values()),
+            activation=read("activation", _parse_choice(Activation), base.activation),
             scaledown_duration_ns=read(
                 "scaledown-duration", parse_duration, base.scaledown_duration_ns
             ),

@@ -17,6 +17,8 @@ to stdout; replies are JSON and name the boot id, which is drawn once per start 
 Port 8081 speaks first: ``stateful <boot id>``, then echoes. Port 8082 reads to the end of the
 stream, then answers with size and sha256 as JSON and closes.
 
+With $UDP set to a port, each datagram there is answered as GET / is.
+
 With $TICKS set to a directory, a thread creates the files 0, 1, 2, … exclusively in <boot id>
 there, one every 2 ms. A file that exists already means that the same instructions ran twice, from
 the same images: ``doubled`` beside the folders says so, for ever.
@@ -181,6 +183,18 @@ def _tick(folder: Path) -> None:
         pause.wait(0.002)
 
 
+def _datagrams(port: int) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as made:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind(("::", port))
+        while True:
+            data, client = made.recvfrom(1 << 16)
+            address = client[0].removeprefix("::ffff:")
+            count = STATE.add(f"{len(data)} bytes from {address}")
+            reply = {"boot_id": BOOT_ID, "count": count, "client": address}
+            made.sendto(json.dumps(reply).encode(), client)
+
+
 def _terminate(signo: int, frame: object) -> None:
     os.write(1, f"terminated at {STATE.count}\n".encode())
     os._exit(0)
@@ -194,6 +208,8 @@ def main() -> None:
     for port, handler in ((8080, Http), (8081, SpeaksFirst), (8082, ReadsToEnd)):
         server = Server(("::", port), handler)
         threading.Thread(target=server.serve_forever, args=(3600,), daemon=True).start()
+    if udp := os.environ.get("UDP"):
+        threading.Thread(target=_datagrams, args=(int(udp),), daemon=True).start()
     if folder := os.environ.get("TICKS"):
         threading.Thread(target=_tick, args=(Path(folder),), daemon=True).start()
     while True:

@@ -3,6 +3,8 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "redirector.h"
@@ -33,16 +35,15 @@ bool zp_fake_asleep(uint16_t port)
 {
 	int i = find(port);
 
-	return i >= 0 && __atomic_load_n(&ports[i].shared.asleep, __ATOMIC_SEQ_CST);
+	return i >= 0 && __atomic_load_n(&ports[i].shared.mode, __ATOMIC_SEQ_CST);
 }
 
 int zp_redirector_init(struct zp_redirector *redirector, const char *object, int netns_fd,
-		       bool count_loopback, bool force_clsact, const char **ret_step)
+		       const struct zp_activator_options *options, const char **ret_step)
 {
 	(void)redirector;
 	(void)netns_fd;
-	(void)count_loopback;
-	(void)force_clsact;
+	(void)options;
 	if (strcmp(object, "missing") == 0) {
 		*ret_step = "open the BPF object";
 		return -ENOENT;
@@ -53,8 +54,9 @@ int zp_redirector_init(struct zp_redirector *redirector, const char *object, int
 
 void zp_redirector_deinit(struct zp_redirector *redirector, int netns_fd)
 {
-	(void)redirector;
 	(void)netns_fd;
+	if (redirector->parked_fd >= 0)
+		close(redirector->parked_fd);
 }
 
 int zp_redirector_attach(struct zp_redirector *redirector, int netns_fd)
@@ -64,9 +66,10 @@ int zp_redirector_attach(struct zp_redirector *redirector, int netns_fd)
 	return 0;
 }
 
-int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint16_t activator,
-			   struct zp_port **ret_port)
+int zp_redirector_add_port(struct zp_redirector *redirector, const struct zp_wake_port *wake,
+			   uint16_t activator, struct zp_port **ret_port)
 {
+	uint16_t port = wake->number;
 	int i;
 
 	(void)redirector;
@@ -82,10 +85,10 @@ int zp_redirector_add_port(struct zp_redirector *redirector, uint16_t port, uint
 	return 0;
 }
 
-void zp_redirector_remove_port(struct zp_redirector *redirector, uint16_t port,
+void zp_redirector_remove_port(struct zp_redirector *redirector, const struct zp_wake_port *wake,
 			       struct zp_port *shared)
 {
-	int i = find(port);
+	int i = find(wake->number);
 
 	(void)redirector;
 	(void)shared;
@@ -114,5 +117,28 @@ int zp_redirector_counter(struct zp_redirector *redirector, unsigned int which, 
 {
 	(void)redirector;
 	*ret_value = which;
+	return 0;
+}
+
+int zp_redirector_watch_parked(struct zp_redirector *redirector,
+			       int (*note)(void *argument, void *record, size_t size),
+			       void *argument)
+{
+	(void)note;
+	(void)argument;
+	redirector->parked_fd = eventfd(0, EFD_CLOEXEC); /* whom nobody writes to */
+	return redirector->parked_fd;
+}
+
+void zp_redirector_read_parked(struct zp_redirector *redirector)
+{
+	(void)redirector;
+}
+
+int zp_redirector_set_node(struct zp_redirector *redirector, uint8_t (*addresses)[16], size_t count)
+{
+	(void)redirector;
+	(void)addresses;
+	(void)count;
 	return 0;
 }

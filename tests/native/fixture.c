@@ -18,7 +18,7 @@ struct zp_activator *zp_fixture_open(void)
 	struct zp_activator *activator = NULL;
 	const char *step = NULL;
 	int fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-	int r = zp_activator_new(fd, "fake", false, false, &activator, &step);
+	int r = zp_activator_new(fd, "fake", &(struct zp_activator_options){0}, &activator, &step);
 
 	close(fd);
 	zp_check(r == 0, step, __FILE__, __LINE__);

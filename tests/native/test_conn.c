@@ -23,7 +23,7 @@ static struct zp_activator *holding(int *ret_group)
 {
 	struct zp_activator *activator = zp_fixture_open();
 	struct zp_group_options options = zp_fixture_options();
-	const uint16_t port = APP_PORT;
+	const struct zp_wake_port port = {APP_PORT, IPPROTO_TCP};
 
 	if (zp_group_add(activator, &port, 1, &options, ret_group) < 0 ||
 	    zp_group_hold(activator, *ret_group) < 0)
@@ -276,7 +276,7 @@ static void what_a_child_keeps_open_is_no_event_of_ours(void)
 	struct zp_activator *activator = holding(&group);
 	uint16_t port = zp_fake_activator_port(APP_PORT);
 	struct zp_group_options options = zp_fixture_options();
-	const uint16_t app_port = APP_PORT;
+	const struct zp_wake_port app_port = {APP_PORT, IPPROTO_TCP};
 	struct zp_event event;
 	pid_t pid;
 	char byte;

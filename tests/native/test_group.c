@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,7 +99,7 @@ static enum zp_group_state state_of(struct zp_activator *activator, int group)
 static void every_state_and_every_verb(void)
 {
 	struct zp_group_options options = zp_fixture_options();
-	const uint16_t port = APP_PORT;
+	const struct zp_wake_port port = {APP_PORT, IPPROTO_TCP};
 	struct zp_plan *plan = zp_fixture_plan("exit 0", NULL);
 	struct zp_activator *activator;
 	int state, verb, step, group;
@@ -112,7 +113,7 @@ static void every_state_and_every_verb(void)
 			CHECK(state_of(activator, group) == (enum zp_group_state)state);
 			CHECK(apply(activator, group, verb, plan) == table[state][verb].result);
 			CHECK(state_of(activator, group) == table[state][verb].after);
-			CHECK(zp_fake_asleep(port) ==
+			CHECK(zp_fake_asleep(port.number) ==
 			      (table[state][verb].after != ZP_GROUP_AWAKE &&
 			       table[state][verb].after != ZP_GROUP_DROPPED));
 			zp_activator_free(activator);
@@ -126,7 +127,7 @@ static void a_group_that_is_not_there(void)
 {
 	struct zp_activator *activator = zp_fixture_open();
 	struct zp_group_options options = zp_fixture_options();
-	const uint16_t port = APP_PORT;
+	const struct zp_wake_port port = {APP_PORT, IPPROTO_TCP};
 	struct zp_group_stats stats;
 	int group, verb;
 
@@ -147,17 +148,17 @@ static void ports_are_bounded_and_nobodys_twice(void)
 {
 	struct zp_activator *activator = zp_fixture_open();
 	struct zp_group_options options = zp_fixture_options();
-	uint16_t ports[ZP_MAX_PORTS + 1];
+	struct zp_wake_port ports[ZP_MAX_PORTS + 1];
 	int group, i;
 
 	for (i = 0; i < ZP_MAX_PORTS + 1; i++)
-		ports[i] = (uint16_t)(APP_PORT + i);
+		ports[i] = (struct zp_wake_port){(uint16_t)(APP_PORT + i), IPPROTO_TCP};
 	CHECK(zp_group_add(activator, ports, 0, &options, &group) == -E2BIG);
 	CHECK(zp_group_add(activator, ports, ZP_MAX_PORTS + 1, &options, &group) == -E2BIG);
 	CHECK(zp_group_add(activator, ports, 2, &options, &group) == 0);
 	CHECK(zp_group_add(activator, ports + 1, 2, &options, &group) == -EEXIST);
 	/* Nothing of the refused one is left. */
-	CHECK(zp_fake_activator_port(ports[2]) == 0);
+	CHECK(zp_fake_activator_port(ports[2].number) == 0);
 	for (i = 2; i < ZP_MAX_GROUPS + 1; i++) {
 		int r = zp_group_add(activator, ports + i, 1, &options, &group);
 
@@ -171,7 +172,7 @@ static void the_ready_file_makes_it_connect(void)
 	struct zp_activator *activator = zp_fixture_open();
 	struct zp_group_options options = zp_fixture_options();
 	char folder[] = "/tmp/zp-native-XXXXXX", path[64], script[128];
-	const uint16_t port = APP_PORT;
+	const struct zp_wake_port port = {APP_PORT, IPPROTO_TCP};
 	struct zp_event event;
 	struct zp_plan *plan;
 	int group, listen_fd;
@@ -180,7 +181,7 @@ static void the_ready_file_makes_it_connect(void)
 	snprintf(path, sizeof(path), "%s/ready", folder);
 	snprintf(script, sizeof(script), ": > %s", path);
 	plan = zp_fixture_plan(script, path);
-	listen_fd = zp_fixture_listen(port, 8);
+	listen_fd = zp_fixture_listen(port.number, 8);
 	CHECK(zp_group_add(activator, &port, 1, &options, &group) == 0);
 	CHECK(zp_group_hold(activator, group) == 0);
 	CHECK(zp_group_arm(activator, group, plan) == 0);
@@ -189,7 +190,7 @@ static void the_ready_file_makes_it_connect(void)
 	CHECK(event.value == ZP_CAUSE_REQUEST && event.pid > 0);
 	waitpid((pid_t)event.pid, NULL, 0);
 	CHECK(zp_fixture_wait(activator, ZP_EVENT_READY, &event));
-	CHECK(!zp_fake_asleep(port));
+	CHECK(!zp_fake_asleep(port.number));
 	/* What is left of one attempt says nothing of the next. */
 	CHECK(zp_group_hold(activator, group) == 0);
 	CHECK(zp_group_arm(activator, group, plan) == -EEXIST);
@@ -207,9 +208,11 @@ static void what_cannot_be_set_up_leaves_nothing(void)
 	const char *step = NULL;
 	int fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
 
-	CHECK(zp_activator_new(fd, "missing", false, false, &activator, &step) == -ENOENT);
+	CHECK(zp_activator_new(fd, "missing", &(struct zp_activator_options){0}, &activator,
+			       &step) == -ENOENT);
 	CHECK(strcmp(step, "open the BPF object") == 0 && activator == NULL);
-	CHECK(zp_activator_new(9999, "fake", false, false, &activator, &step) == -EBADF);
+	CHECK(zp_activator_new(9999, "fake", &(struct zp_activator_options){0}, &activator,
+			       &step) == -EBADF);
 	close(fd);
 }
 
@@ -217,7 +220,8 @@ static void the_last_activity_is_the_latest_port(void)
 {
 	struct zp_activator *activator = zp_fixture_open();
 	struct zp_group_options options = zp_fixture_options();
-	const uint16_t ports[] = {APP_PORT, APP_PORT + 5, APP_PORT + 2};
+	const struct zp_wake_port ports[] = {
+		{APP_PORT, IPPROTO_TCP}, {APP_PORT + 5, IPPROTO_TCP}, {APP_PORT + 2, IPPROTO_TCP}};
 	uint64_t ns = 0;
 	int group;
 

@@ -8,6 +8,7 @@ sink     reads to end of file, answers with length and hash
 banner   speaks first, then echoes a line
 reset    reads a byte, then resets
 late     http, but listens half a second after READY
+udp      sends each datagram back, from the address that it came to
 """
 
 import hashlib
@@ -49,7 +50,20 @@ def reset(made, peer):
     made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-SERVE = {"http": http, "late": http, "sink": sink, "banner": banner, "reset": reset}[MODE]
+def echo(port):
+    made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    made.bind(("::", port))
+    touch(READY)
+    while True:
+        data, control, _, peer = made.recvmsg(65536, 256)
+        info = [part for part in control if part[1] == socket.IPV6_PKTINFO]
+        made.sendmsg([data], info, 0, peer)
+
+
+SERVE = {"http": http, "late": http, "sink": sink, "banner": banner, "reset": reset}.get(MODE)
 
 
 def serve(made, peer):
@@ -81,6 +95,8 @@ def touch(path):
 
 with open(STARTS, "ab") as starts:  # noqa: PTH123 - it starts faster without pathlib
     starts.write(b".")
+if MODE == "udp":
+    echo(int(PORTS))
 if MODE == "late":
     touch(READY)
     threading.Event().wait(0.5)

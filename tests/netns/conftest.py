@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns import bpf
-from zeropod._fastpath._activator import Activator, Event, EventKind, RestorePlan
+from zeropod._fastpath._activator import Activation, Activator, Event, EventKind, RestorePlan
 from zeropod._fastpath._netns import socket_in
 
 APP = Path(__file__).with_name("app.py")
@@ -55,8 +55,10 @@ class Namespace:
         inside = ["nsenter", f"--net=/proc/{self.pid}/ns/net", *argv]
         return subprocess.run(inside, check=True, capture_output=True, text=True).stdout
 
-    def make_socket(self, family: int = socket.AF_INET) -> socket.socket:
-        made = socket.socket(fileno=socket_in(self.fd, family, socket.SOCK_STREAM))
+    def make_socket(
+        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM
+    ) -> socket.socket:
+        made = socket.socket(fileno=socket_in(self.fd, family, kind))
         made.settimeout(60)
         return made
 
@@ -93,12 +95,15 @@ class Pod:
     client: Namespace
     folder: Path
     activator: Activator
+    activation: Activation
     children: list[int] = field(default_factory=list)
     plans: list[RestorePlan] = field(default_factory=list)
     seen: list[Event] = field(default_factory=list)
 
     def group(self, *ports: int, **options: object) -> int:
-        return self.activator.add_group(ports or (PORT,), **{**OPTIONS, **options})
+        return self.activator.add_group(
+            ports or (PORT,), **{**OPTIONS, "activation": self.activation, **options}
+        )
 
     def plan(self, mode: str, *ports: int, backlog: int = 128) -> RestorePlan:
         numbers = ",".join(map(str, ports or (PORT,)))
@@ -200,16 +205,23 @@ def wire() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 @pytest.fixture
-def make_pod(wire: tuple[Namespace, Namespace], tmp_path: Path) -> Iterator[Callable[..., Pod]]:
+def activation() -> Activation:
+    return Activation.SPLICE
+
+
+@pytest.fixture
+def make_pod(
+    wire: tuple[Namespace, Namespace], tmp_path: Path, activation: Activation
+) -> Iterator[Callable[..., Pod]]:
     """Opens a pod's activator; whatever it takes of the kernel must be given back."""
     before = _held()
     pods: list[Pod] = []
     ids: set[bpf.Id] = set()
 
-    def make(*, count_loopback: bool = False, force_clsact: bool = False) -> Pod:
+    def make(*, count_loopback: bool = False, **options: bool) -> Pod:
         here, client = wire
-        activator = Activator(here.fd, count_loopback=count_loopback, force_clsact=force_clsact)
-        pods.append(Pod(here, client, tmp_path, activator))
+        activator = Activator(here.fd, count_loopback=count_loopback, **options)
+        pods.append(Pod(here, client, tmp_path, activator, activation))
         ids.update(bpf.held_ids())
         return pods[-1]
 

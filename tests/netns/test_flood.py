@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import struct
 
+from lab import waiting
 from tests.netns.conftest import CLIENT_V4, POD_V4, PORT, Pod
 from tests.netns.test_wake import ask
-from zeropod._fastpath._activator import EventKind
+from zeropod._fastpath._activator import Activation, EventKind
 from zeropod._fastpath._netns import socket_in
 
 SYN = 0x02
@@ -114,3 +115,39 @@ def test_a_forged_syn_does_not_end_a_connection(pod: Pod) -> None:
         assert lines.read() == b"still here\r\n"
         lines.close()
     assert pod.activator.counters()["flow_forgotten"] == 0
+
+
+def test_wakes_that_nobody_completes_end_the_parking_for_a_while(pod: Pod) -> None:
+    """Whoever forges SYNs wakes the pod twice; then it is for those who complete a handshake."""
+    group = pod.group(activation=Activation.PARK)
+    with raw(pod) as made:
+        for wakes in (1, 2):
+            pod.activator.hold(group)
+            assert pod.activator.arm(group, pod.plan("http")) is False
+            made.sendto(syn(STRANGER, 1024, wakes), (POD_V4, 0))
+            pod.wait(EventKind.READY)
+            bare = f"bare wake-up {wakes}"
+            waiting.until(bare, lambda: pod.activator.stats(group)["bare_wakes"] == wakes)  # noqa: B023
+            pod.kill_app()
+            (pod.folder / "ready").unlink()
+        pod.activator.hold(group)
+        assert pod.activator.arm(group, pod.plan("http")) is False
+        made.sendto(syn(STRANGER, 1024, 3), (POD_V4, 0))
+        waiting.until("the SYN", lambda: pod.activator.counters()["redirected"] == 1)
+    assert pod.activator.stats(group)["wakes"] == 2
+    assert ask(pod.client.connect(POD_V4)).startswith(b"HTTP/1.1 200")
+    stats = pod.activator.stats(group)
+    assert (stats["wakes"], stats["spliced"], stats["parked"]) == (3, 1, 2)
+
+
+def test_a_completed_handshake_is_no_bare_wake(pod: Pod) -> None:
+    group = pod.group(activation=Activation.PARK)
+    for _ in range(4):
+        pod.activator.hold(group)
+        assert pod.activator.arm(group, pod.plan("http")) is False
+        assert ask(pod.client.connect(POD_V4)).startswith(b"HTTP/1.1 200")
+        pod.wait(EventKind.READY)
+        pod.kill_app()
+        (pod.folder / "ready").unlink()
+    stats = pod.activator.stats(group)
+    assert (stats["parked"], stats["bare_wakes"]) == (4, 0)

@@ -272,10 +272,11 @@ def test_close_with_everything_under_way(pod: Pod) -> None:
 
 VICTIM = """
 import os, signal, sys
-from zeropod._fastpath._activator import Activator
+from zeropod._fastpath._activator import Activation, Activator
 activator = Activator(int(sys.argv[1]), count_loopback=False, force_clsact=len(sys.argv) > 2)
 activator.hold(activator.add_group((8080,), probe_detection=True, probe_buffer_size=1024,
-                                   connect_timeout_ns=1, proxy_timeout_ns=0))
+                                   connect_timeout_ns=1, proxy_timeout_ns=0,
+                                   activation=Activation.SPLICE))
 print("up", flush=True)
 signal.pause()
 """

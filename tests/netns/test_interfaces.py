@@ -29,7 +29,7 @@ def test_a_connection_by_a_tun_device_is_held(
         pod.activator.hold(group)
         packet = network(src=far, dst=near) / TCP(sport=40000, dport=PORT, flags="S", seq=7)
         found = tun.answer(fd, packet)
-        assert (found[TCP].flags, found[TCP].sport, found[TCP].ack) == ("SA", PORT, 8)
+        assert (found.flags, found.sport, found.ack) == ("SA", PORT, 8)
         assert pod.activator.counters()["redirected"] == 1
 
 

@@ -312,7 +312,7 @@ def test_a_held_connection_is_told_what_is_too_big(
         pod = make_pod()
         pod.activator.hold(pod.group())
         there, back = network(src=far, dst=near), network(src=near, dst=far)
-        agreed = tun.answer(fd, there / SYN)[TCP]
+        agreed = tun.answer(fd, there / SYN)
         ours = TCP(sport=40000, dport=PORT, flags="A", seq=8, ack=agreed.seq + 1)
         os.write(fd, bytes(there / ours))
         pod.wait(EventKind.PENDING)

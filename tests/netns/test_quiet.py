@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 
+import pytest
+
 from lab import waiting
 from tests.netns.conftest import POD_V4, Pod, reset
 
@@ -45,3 +47,19 @@ def test_the_app_is_told_of_a_client_that_half_closed_and_is_gone(pod: Pod) -> N
             return app.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE
 
         waiting.until("the reset", told)  # while it thinks, and writes nothing
+
+
+def test_reset_by_the_client_is_a_reset(pod: Pod) -> None:
+    with pod.spliced(b"hello") as (made, app):
+        assert app.recv(5) == b"hello"
+        reset(made)
+        with pytest.raises(ConnectionResetError):
+            app.recv(1)
+
+
+def test_idle_connections_end_where_a_time_is_set(pod: Pod) -> None:
+    pod.asleep("banner", proxy_timeout_ns=200_000_000)
+    with pod.client.connect(POD_V4) as made:
+        assert made.recv(64) == b"220 ready\r\n"
+        with pytest.raises(ConnectionResetError):
+            made.recv(1)

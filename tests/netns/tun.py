@@ -39,12 +39,17 @@ def device(here: Namespace, name: str) -> Iterator[int]:
         os.close(fd)
 
 
-def answer(fd: int, packet: Packet) -> Packet:
-    """What TCP answers to a packet that comes from there."""
-    os.write(fd, bytes(packet))
+def next_tcp(fd: int) -> TCP:
+    """The next TCP segment that comes out of the pod."""
     while select.select([fd], [], [], 60)[0]:
         raw = os.read(fd, 4096)
-        found: Packet = (IP if raw[0] >> 4 == 4 else IPv6)(raw)
+        found = (IP if raw[0] >> 4 == 4 else IPv6)(raw)
         if TCP in found:
-            return found
-    raise AssertionError("no answer")
+            return found[TCP]
+    raise AssertionError("nothing comes out of the pod")
+
+
+def answer(fd: int, packet: Packet) -> TCP:
+    """What TCP answers to a packet that goes in."""
+    os.write(fd, bytes(packet))
+    return next_tcp(fd)

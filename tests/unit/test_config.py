@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from zeropod.config import (
     PREFIX,
+    Activation,
     NodeSettings,
     RestoreFailure,
     Settings,
@@ -40,6 +41,7 @@ def test_defaults_are_those_of_the_specification() -> None:
     assert not settings.disable_probe_detection
     assert settings.restore_failure is RestoreFailure.RESTART
     assert settings.stop_asleep is StopAsleep.RESTORE
+    assert settings.activation is Activation.AUTO
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,13 @@ def test_ports_map() -> None:
     assert parse("third", ports_map="web=80").ports is None
     dns = parse("dns", ports_map="dns=53/udp,53")
     assert (dns.ports, dns.udp_ports) == ((53,), (53,))
+    assert dns.pod_udp and parse("web", ports_map="dns=53/udp").pod_udp
+    assert not parse("web", ports_map="web=80").pod_udp
+
+
+@pytest.mark.parametrize("way", list(Activation))
+def test_the_first_connection_is_handed_over_as_is_said(way: Activation) -> None:
+    assert parse(activation=way.value).activation is way
 
 
 @pytest.mark.parametrize(
@@ -110,6 +119,7 @@ def test_ports_map() -> None:
         ("disable-probe-detection", ""),
         ("restore-failure", "ignore"),
         ("stop-asleep", "kill"),
+        ("activation", "proxy"),
     ],
 )
 def test_malformed_values_are_refused(key: str, value: str) -> None:
@@ -128,8 +138,8 @@ def test_a_pre_dump_is_asked_for() -> None:
 
 
 def test_what_has_no_effect_is_listed() -> None:
-    assert parse(migrate="web", activation="park").unsupported == (
-        PREFIX + "activation",
+    assert parse(migrate="web", live_migrate="db").unsupported == (
+        PREFIX + "live-migrate",
         PREFIX + "migrate",
     )
 

@@ -17,6 +17,14 @@ class EventKind(IntEnum):
     FIRST_BYTE = 6
     """The first byte went to a client after a wake."""
 
+class Activation(IntEnum):
+    """How what opens a connection to a sleeping app is handed over."""
+
+    AUTO = 0
+    """Parked, but spliced where it comes from an address of the node."""
+    PARK = 1
+    SPLICE = 2
+
 class Event(NamedTuple):
     """``at_ns``: CLOCK_MONOTONIC."""
 
@@ -56,11 +64,22 @@ class RestorePlan:
 class Activator:
     """The native activator of one network namespace: a thread, BPF programs, listeners.
 
-    Every verb raises OSError: ENOENT without such a group, EINVAL where its state forbids it.
+    The node's addresses are those of the namespace of the thread that makes it. Every verb raises
+    OSError: ENOENT without such a group, EINVAL where its state forbids it; `hold` also E2BIG, when
+    there are too many interfaces by now.
+
+    Args:
+        udp: there may be ports of UDP, whose datagrams may be large.
+        force_clsact: as on a kernel without TCX.
     """
 
     def __init__(
-        self, netns_fd: int, *, count_loopback: bool, force_clsact: bool = False
+        self,
+        netns_fd: int,
+        *,
+        count_loopback: bool,
+        udp: bool = False,
+        force_clsact: bool = False,
     ) -> None: ...
     def fileno(self) -> int: ...
     def events(self) -> list[Event]: ...
@@ -68,6 +87,8 @@ class Activator:
         self,
         ports: Sequence[int],
         *,
+        udp_ports: Sequence[int] = (),
+        activation: Activation = Activation.AUTO,
         probe_detection: bool,
         probe_buffer_size: int,
         connect_timeout_ns: int,
@@ -80,6 +101,9 @@ class Activator:
     def disarm(self, group: int) -> bool: ...
     def awake(self, group: int) -> None: ...
     def drop(self, group: int) -> None: ...
+    def keep(self, group: int, fds: Sequence[int]) -> None:
+        """Keep copies of sockets until the app's processes run again; in place of those before."""
+
     def last_activity_ns(self, group: int) -> int: ...
     def stats(self, group: int) -> dict[str, int]: ...
     def counters(self) -> dict[str, int]: ...

@@ -1,9 +1,10 @@
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from zeropod._fastpath._command cimport Command, zp_command
 
 import errno
 import os
+import socket
 import warnings
 from enum import IntEnum
 from pathlib import Path
@@ -24,20 +25,32 @@ cdef extern from "activator.h":
         int64_t pid
         uint64_t at_ns
         int64_t value
+    cdef enum zp_activation:
+        pass
+    cdef struct zp_wake_port:
+        uint16_t number
+        uint8_t protocol
     cdef struct zp_group_options:
+        zp_activation activation
         bint probe_detection
         uint32_t probe_buffer_size
         uint64_t connect_timeout_ns
         uint64_t proxy_timeout_ns
     cdef struct zp_group_stats:
-        uint64_t held, spliced, connections, probes, wakes, refused
-    int zp_activator_new(int netns_fd, const char *bpf_object, bint count_loopback,
-                         bint force_clsact, zp_activator **ret, const char **ret_step) nogil
+        uint64_t held, spliced, parked, connections, probes, wakes, refused
+        uint64_t bare_wakes
+    cdef struct zp_activator_options:
+        bint count_loopback
+        bint udp
+        bint force_clsact
+    int zp_activator_new(int netns_fd, const char *bpf_object,
+                         const zp_activator_options *options, zp_activator **ret,
+                         const char **ret_step) nogil
     void zp_activator_free(zp_activator *activator) nogil
     int zp_activator_event_fd(const zp_activator *activator)
     size_t zp_activator_events(zp_activator *activator, zp_event *events, size_t room) nogil
     int zp_activator_counter(zp_activator *activator, unsigned int which, uint64_t *ret) nogil
-    int zp_group_add(zp_activator *activator, const uint16_t *ports, size_t count,
+    int zp_group_add(zp_activator *activator, const zp_wake_port *ports, size_t count,
                      const zp_group_options *options, int *ret_group) nogil
     int zp_group_remove(zp_activator *activator, int group) nogil
     int zp_group_hold(zp_activator *activator, int group) nogil
@@ -46,6 +59,7 @@ cdef extern from "activator.h":
     int zp_group_disarm(zp_activator *activator, int group) nogil
     int zp_group_awake(zp_activator *activator, int group) nogil
     int zp_group_drop(zp_activator *activator, int group) nogil
+    int zp_group_keep(zp_activator *activator, int group, const int *fds, size_t count) nogil
     int zp_group_last_activity(zp_activator *activator, int group, uint64_t *ret_ns) nogil
     int zp_group_stats_of "zp_group_stats"(zp_activator *activator, int group,
                                            zp_group_stats *ret_stats) nogil
@@ -62,6 +76,8 @@ _COUNTERS = (
     "flow_out",
     "error_in",
     "flow_forgotten",
+    "parked",
+    "parked_full",
     "flows_full",
     "direct_dropped",
     "fragment",
@@ -80,6 +96,12 @@ class EventKind(IntEnum):
     CONNECT_TIMEOUT = 4
     PENDING = 5
     FIRST_BYTE = 6
+
+
+class Activation(IntEnum):
+    AUTO = 0
+    PARK = 1
+    SPLICE = 2
 
 
 class Event(NamedTuple):
@@ -130,15 +152,19 @@ cdef class RestorePlan:
 cdef class Activator:
     cdef zp_activator *_activator
 
-    def __init__(self, int netns_fd, *, bint count_loopback, bint force_clsact=False):
+    def __init__(self, int netns_fd, *, bint count_loopback, bint udp=False,
+                 bint force_clsact=False):
+        cdef zp_activator_options options
         cdef const char *step = NULL
         cdef const char *path = _OBJECT
         cdef int r
         if self._activator != NULL:
             raise RuntimeError("made already")
+        options.count_loopback = count_loopback
+        options.udp = udp
+        options.force_clsact = force_clsact
         with nogil:
-            r = zp_activator_new(netns_fd, path, count_loopback, force_clsact, &self._activator,
-                                 &step)
+            r = zp_activator_new(netns_fd, path, &options, &self._activator, &step)
         if r < 0:
             raise OSError(-r, f"{step.decode()}: {os.strerror(-r)}")
 
@@ -162,24 +188,27 @@ cdef class Activator:
             for i in range(count)
         ]
 
-    def add_group(self, ports, *, bint probe_detection, int probe_buffer_size,
-                  uint64_t connect_timeout_ns, uint64_t proxy_timeout_ns):
+    def add_group(self, ports, *, udp_ports=(), activation=Activation.AUTO,
+                  bint probe_detection, int probe_buffer_size, uint64_t connect_timeout_ns,
+                  uint64_t proxy_timeout_ns):
         cdef zp_activator *activator = self._open()
-        cdef uint16_t numbers[64]
+        cdef zp_wake_port wake_ports[64]
         cdef zp_group_options options
-        cdef size_t count = len(ports)
+        cdef size_t count = len(ports) + len(udp_ports)
         cdef int group = -1
         cdef int r
         if count > 64:
             raise ValueError("more than 64 ports")
-        for i in range(count):
-            numbers[i] = ports[i]
+        for i, number in enumerate((*ports, *udp_ports)):
+            wake_ports[i].number = number
+            wake_ports[i].protocol = socket.IPPROTO_TCP if i < len(ports) else socket.IPPROTO_UDP
+        options.activation = <zp_activation><int>activation
         options.probe_detection = probe_detection
         options.probe_buffer_size = probe_buffer_size
         options.connect_timeout_ns = connect_timeout_ns
         options.proxy_timeout_ns = proxy_timeout_ns
         with nogil:
-            r = zp_group_add(activator, numbers, count, &options, &group)
+            r = zp_group_add(activator, wake_ports, count, &options, &group)
         check(r)
         return group
 
@@ -224,6 +253,15 @@ cdef class Activator:
             r = zp_group_drop(activator, group)
         check(r)
 
+    def keep(self, int group, fds):
+        cdef int copies[64]
+        cdef size_t count = len(fds)
+        if count > 64:
+            raise ValueError("more than 64 sockets")
+        for i, fd in enumerate(fds):
+            copies[i] = fd
+        check(zp_group_keep(self._open(), group, copies, count))
+
     def last_activity_ns(self, int group):
         cdef uint64_t ns = 0
         check(zp_group_last_activity(self._open(), group, &ns))
@@ -235,10 +273,12 @@ cdef class Activator:
         return {
             "held": stats.held,
             "spliced": stats.spliced,
+            "parked": stats.parked,
             "connections": stats.connections,
             "probes": stats.probes,
             "wakes": stats.wakes,
             "refused": stats.refused,
+            "bare_wakes": stats.bare_wakes,
         }
 
     def counters(self):

@@ -9,14 +9,21 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from zeropod._fastpath import _activator
 from zeropod._fastpath._activator import Activator, Event, RestorePlan
-from zeropod.config import Settings
+from zeropod.activator.ports import Declared
+from zeropod.config import Activation, Settings
 from zeropod.errors import ActivatorError
 
 _REMEDIES: Final = {
     errno.EPERM: "CAP_BPF and CAP_NET_ADMIN are needed",
     errno.ENOENT: "zeropod/_fastpath/redirector.bpf.o is missing: install the package again",
     errno.EINVAL: "the kernel lacks what the programs need, Linux 5.10 or newer",
+}
+_ACTIVATION: Final = {
+    Activation.AUTO: _activator.Activation.AUTO,
+    Activation.PARK: _activator.Activation.PARK,
+    Activation.SPLICE: _activator.Activation.SPLICE,
 }
 
 
@@ -32,9 +39,16 @@ class PodActivator:
 
     @classmethod
     def open(
-        cls, netns_path: str, *, count_loopback: bool, loop: asyncio.AbstractEventLoop
+        cls,
+        netns_path: str,
+        *,
+        count_loopback: bool,
+        udp: bool,
+        loop: asyncio.AbstractEventLoop,
     ) -> PodActivator:
         """Load the BPF programs and start the native loop.
+
+        ``udp``: whether there may be UDP ports.
 
         Raises:
             ActivatorError: names the namespace, the step that failed and the remedy.
@@ -44,7 +58,7 @@ class PodActivator:
         except OSError as error:
             raise ActivatorError(f"network namespace {netns_path}: {error.strerror}") from error
         try:
-            native = Activator(netns_fd, count_loopback=count_loopback)
+            native = Activator(netns_fd, count_loopback=count_loopback, udp=udp)
         except OSError as error:
             remedy = _REMEDIES.get(error.errno or 0, "")
             text = f"activator for {netns_path}: {error.strerror}"
@@ -56,15 +70,19 @@ class PodActivator:
     def add(
         self, ports: Sequence[int], settings: Settings, on_event: Callable[[Event], None]
     ) -> PortGroup:
-        """Track the ports of a container; ``on_event`` hears of them on the event loop.
+        """Track TCP ports of a container and the UDP ports that its settings declare.
+
+        ``on_event`` hears of them on the event loop.
 
         Raises:
             ActivatorError: a port belongs to another container of the pod, or there are too many.
         """
-        names = ", ".join(map(str, ports))
+        names = str(Declared(frozenset(ports), frozenset(settings.udp_ports)))
         try:
             number = self._native.add_group(
                 ports,
+                udp_ports=settings.udp_ports,
+                activation=_ACTIVATION[settings.activation],
                 probe_detection=not settings.disable_probe_detection,
                 probe_buffer_size=settings.probe_buffer_size,
                 connect_timeout_ns=settings.connect_timeout_ns,
@@ -134,6 +152,11 @@ class PortGroup:
     def awake(self) -> None:
         """The app is there or coming: connect what is held as it listens."""
         self._native.awake(self._number)
+
+    def keep(self, fds: Sequence[int]) -> None:
+        """Have copies of sockets closed when the app's processes run again, not later."""
+        if not self._closed:
+            self._native.keep(self._number, fds)
 
     def drop(self) -> None:
         """Refuse what is held and redirect no more."""

@@ -1,6 +1,7 @@
-"""Which TCP ports a container listens on: the sockets its processes hold, matched by inode with the
-listening sockets of its network namespace. It does not sleep before it listens: one that slept in
-the middle of its start would be woken to a port that nobody has opened yet.
+"""Which ports a container listens on: the sockets its processes hold, matched by inode with those
+of its network namespace. UDP ports are never detected, only declared: nothing tells a socket that
+serves from one that asks. A container does not sleep before it listens: one that slept in the
+middle of its start would be woken to a port that nobody has opened yet.
 """
 
 from __future__ import annotations
@@ -9,19 +10,38 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _FIRST_LOOK_S: Final = 0.1
 _LAST_LOOK_S: Final = 5.0
 LISTENING: Final = "0A"
-"""The state of such a socket in the kernel's tables."""
+UNCONNECTED: Final = "07"
+"""The states of such sockets in the kernel's tables, of TCP and of UDP."""
 
 
-async def detect(init_pid: int, declared: frozenset[int] = frozenset()) -> frozenset[int]:
-    """The listening ports of the process tree below ``init_pid``, once there are any.
+class Declared(NamedTuple):
+    """What ``ports-map`` gives a container; empty: nothing is said."""
 
-    Where ports are ``declared``: these, once the app listens on one of them; it may be one that
-    opens some of them later, or never.
+    tcp: frozenset[int] = frozenset()
+    udp: frozenset[int] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.tcp or self.udp)
+
+    def __str__(self) -> str:
+        return ", ".join(
+            [*map(str, sorted(self.tcp)), *(f"{port}/udp" for port in sorted(self.udp))]
+        )
+
+
+NOTHING: Final = Declared()
+
+
+async def detect(init_pid: int, declared: Declared = NOTHING) -> frozenset[int]:
+    """The listening TCP ports of the process tree below ``init_pid``, once there are any.
+
+    Where ports are ``declared``: those of TCP, once the app listens on one of any kind; it may be
+    one that opens some of them later, or never.
 
     Looks with back-off, and returns when two looks in a row have seen the same, so that an app that
     opens its ports one after another is seen with all of them. Runs for as long as there are none:
@@ -29,11 +49,13 @@ async def detect(init_pid: int, declared: frozenset[int] = frozenset()) -> froze
     """
     pause_s, before = _FIRST_LOOK_S, frozenset[int]()
     while True:
-        found = listening_ports(process_tree(init_pid))
+        pids = process_tree(init_pid)
+        found = listening_ports(pids)
         if declared:
-            found &= declared
+            found &= declared.tcp
+            found |= bound_ports(pids) & declared.udp if declared.udp else frozenset()
         if found and found == before:
-            return declared or found
+            return declared.tcp if declared else found
         if found:
             pause_s = _FIRST_LOOK_S
         before = found
@@ -41,24 +63,31 @@ async def detect(init_pid: int, declared: frozenset[int] = frozenset()) -> froze
         pause_s = min(pause_s * 2, _LAST_LOOK_S)
 
 
-def why_unknown(declared: frozenset[int]) -> str:
+def why_unknown(declared: Declared) -> str:
     """What `detect` waits for, as a reason not to sleep."""
     if declared:
-        names = ", ".join(map(str, sorted(declared)))
-        return f"it listens on none of the ports that ports-map gives it: {names}"
+        return f"it listens on none of the ports that ports-map gives it: {declared}"
     return "it listens on no TCP port"
 
 
 def listening_ports(pids: Iterable[int]) -> frozenset[int]:
     """The TCP ports, of both families, that these processes have listening sockets on."""
-    pids = tuple(pids)
+    return _ports(tuple(pids), ("tcp", "tcp6"), LISTENING)
+
+
+def bound_ports(pids: Iterable[int]) -> frozenset[int]:
+    """The UDP ports, of both families, that these processes have sockets on."""
+    return _ports(tuple(pids), ("udp", "udp6"), UNCONNECTED)
+
+
+def _ports(pids: tuple[int, ...], tables: tuple[str, ...], state: str) -> frozenset[int]:
     inodes = {inode for pid in pids for inode in socket_inodes(pid)}
     for pid in pids:
         with contextlib.suppress(OSError):
             return frozenset(
                 port
-                for table in ("tcp", "tcp6")
-                for _, port, inode in sockets(Path(f"/proc/{pid}/net/{table}"), LISTENING)
+                for table in tables
+                for _, port, inode in sockets(Path(f"/proc/{pid}/net/{table}"), state)
                 if inode in inodes
             )
     return frozenset()

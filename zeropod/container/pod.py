@@ -52,15 +52,20 @@ class Pod:
     def runtime(self, options: RuntimeOptions) -> Runtime:
         return Runtime(self.reaper, options, self.namespace)
 
-    def activator(self, netns: str) -> PodActivator:
+    def activator(self, netns: str, *, udp: bool) -> PodActivator:
         """The native activator of a network namespace, opened when it is first asked for.
+
+        ``udp``: a container of the pod has UDP ports.
 
         Raises:
             ActivatorError: it cannot be set up here; names the cause.
         """
         if netns not in self._activators:
             self._activators[netns] = PodActivator.open(
-                netns, count_loopback=not self.node.tracker_ignore_localhost, loop=self.loop
+                netns,
+                count_loopback=not self.node.tracker_ignore_localhost,
+                udp=udp,
+                loop=self.loop,
             )
         return self._activators[netns]
 

@@ -8,7 +8,8 @@ namespace, with what was in there), from before the dump on.
 A sibling that binds one by name is refused, too, by sockets of ours that are bound and do not
 listen. They have SO_REUSEADDR, as CRIU sets it on what it restores: so the restored socket binds
 and listens beside them. A sibling that sets it as well gets the port; the kernel knows no way to
-have one without the other.
+have one without the other. Sockets of UDP would get datagrams that are for the app: the activator
+keeps those, and closes them in the moment in which the app is back.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,6 +74,18 @@ class Reserved:
     def hold(self) -> None:
         """The processes are gone: take their place."""
         self._in_namespace(self._bind)
+
+    def lend(self, keep: Callable[[Sequence[int]], None]) -> None:
+        """Hand the sockets of UDP to somebody who keeps copies of them."""
+        udp = [made for made in self._sockets if made.type is socket.SOCK_DGRAM]
+        self._sockets = [made for made in self._sockets if made not in udp]
+        try:
+            keep([made.fileno() for made in udp])
+        except (OSError, ValueError) as error:
+            log.warning("UDP ports of a sleeper can be taken by others: %s", error)
+        finally:
+            for made in udp:
+                made.close()
 
     def release(self) -> None:
         """Idempotent."""

@@ -67,6 +67,7 @@ class Group(Trigger, Protocol):
 
     def disarm(self) -> bool: ...
     def awake(self) -> None: ...
+    def keep(self, fds: Sequence[int]) -> None: ...
     def drop(self) -> None: ...
     def close(self) -> None: ...
     def last_activity_ns(self) -> int: ...
@@ -89,7 +90,7 @@ class Sleeper(Protocol):
     def report(self, outcome: Outcome, duration_ns: int = 0, log: str = "") -> None: ...
 
 
-FindPorts = Callable[[int, frozenset[int]], Awaitable[frozenset[int]]]
+FindPorts = Callable[[int, ports.Declared], Awaitable[frozenset[int]]]
 OpenGroup = Callable[[frozenset[int], Callable[[Event], None]], Group]
 
 
@@ -118,7 +119,8 @@ class Scaler:
         self.engine = engine
         self.phase = Phase.FINDING
         self.history = History()
-        self._ports = frozenset(container.settings.ports or ())
+        given = container.settings
+        self._ports = ports.Declared(frozenset(given.ports or ()), frozenset(given.udp_ports))
         self.reason = ports.why_unknown(self._ports)
         self._container = container
         self._fresh = fresh
@@ -326,9 +328,13 @@ class Scaler:
         await self.engine.checkpoint(target, images)
         if self._reserved is not None and self.engine is not self._fresh:
             self._reserved.hold()
+            if self._group is not None:
+                self._reserved.lend(self._group.keep)
 
     def _release_ports(self) -> None:
         if self._reserved is not None:
+            if self._group is not None:
+                self._group.keep(())
             self._reserved.release()
             self._reserved = None
 
@@ -548,7 +554,7 @@ def make_scaler(container: Container) -> Scaler:
         engine = RuncEngine(container.runtime, container.reaper, container.bundle)
 
     def open_group(found: frozenset[int], on_event: Callable[[Event], None]) -> Group:
-        activator = pod.activator(container.netns)
+        activator = pod.activator(container.netns, udp=container.settings.pod_udp)
         return activator.add(sorted(found), container.settings, on_event)
 
     def open_store() -> ImageStore:

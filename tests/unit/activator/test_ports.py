@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -70,15 +71,33 @@ async def test_declared_ones_count_when_the_app_listens_on_one(app: App) -> None
     with socket.create_server(("", 0)) as other:
         app.open()
         port = other.getsockname()[1]
-        looking = asyncio.create_task(ports.detect(app.pid, frozenset({port})))
+        looking = asyncio.create_task(ports.detect(app.pid, ports.Declared(frozenset({port}))))
         await asyncio.wait([looking], timeout=1)
         assert not looking.done()
         looking.cancel()
-        declared = frozenset({port, app.open()})
-        assert await asyncio.wait_for(ports.detect(app.pid, declared), _LIMIT_S) == declared
+        wanted = frozenset({port, app.open()})
+        declared = ports.Declared(wanted)
+        assert await asyncio.wait_for(ports.detect(app.pid, declared), _LIMIT_S) == wanted
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+async def test_a_declared_port_of_udp_counts_when_the_app_is_bound_to_it(
+    app: App, family: socket.AddressFamily
+) -> None:
+    """Its TCP ports do not, where none is declared."""
+    with socket.socket(family, socket.SOCK_DGRAM) as other:
+        other.bind(("", 0))
+        app.open()
+        port = other.getsockname()[1]
+        declared = ports.Declared(udp=frozenset({port}))
+        looking = asyncio.create_task(ports.detect(app.pid, declared))
+        await asyncio.wait([looking], timeout=1)
+        assert not looking.done()
+        looking.cancel()
+        assert await asyncio.wait_for(ports.detect(os.getpid(), declared), _LIMIT_S) == frozenset()
 
 
 def test_what_is_waited_for_has_words() -> None:
-    assert ports.why_unknown(frozenset()) == "it listens on no TCP port"
-    text = "it listens on none of the ports that ports-map gives it: 80, 443"
-    assert ports.why_unknown(frozenset({443, 80})) == text
+    assert ports.why_unknown(ports.NOTHING) == "it listens on no TCP port"
+    text = "it listens on none of the ports that ports-map gives it: 80, 443, 53/udp"
+    assert ports.why_unknown(ports.Declared(frozenset({443, 80}), frozenset({53}))) == text

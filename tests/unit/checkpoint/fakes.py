@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +47,9 @@ class FakeReserved:
 
     def hold(self) -> None:
         self.calls.append("hold")
+
+    def lend(self, keep: Callable[[Sequence[int]], None]) -> None:
+        keep((7,))
 
     def release(self) -> None:
         self.calls.append("release")
@@ -128,6 +131,7 @@ class FakeGroup:
         self.fire_errno: list[int] = []
         self.held = 0
         self.closed = False
+        self.kept: tuple[int, ...] = ()
         self.last_ns = 0
 
     def _fire(self) -> None:
@@ -172,6 +176,9 @@ class FakeGroup:
     def awake(self) -> None:
         self.calls.append("awake")
         self.held = 0
+
+    def keep(self, fds: Sequence[int]) -> None:
+        self.kept = tuple(fds)
 
     def drop(self) -> None:
         self.calls.append("drop")
