@@ -88,6 +88,15 @@ struct {
 	__type(value, __u8);
 } node_addresses SEC(".maps");
 
+/* Sources that wake nobody, and keep nobody awake. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, ZP_MAX_IGNORED);
+	__type(key, struct zp_network);
+	__type(value, __u8);
+} ignored SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, ZP_COUNTERS);
@@ -101,6 +110,16 @@ static __always_inline void count(__u32 which)
 
 	if (counter)
 		(*counter)++;
+}
+
+static __always_inline int is_ignored(const __u8 *address)
+{
+	struct zp_network network = {.bits = 128};
+
+	if (!settings.any_ignored)
+		return 0;
+	__builtin_memcpy(network.address, address, 16);
+	return bpf_map_lookup_elem(&ignored, &network) != NULL;
 }
 
 static __always_inline struct zp_port *find_port(__be16 port_be, __u8 protocol)
@@ -312,6 +331,13 @@ int zp_ingress(struct __sk_buff *skb)
 		touch(port, skb);
 		return PASS;
 	}
+	if (is_ignored(packet.source)) {
+		if (port->mode == ZP_MODE_PASS)
+			return PASS;
+		if (packet.protocol == IPPROTO_UDP || packet.flags & ZP_FLAG_SYN)
+			count(ZP_COUNT_IGNORED);
+		return packet.protocol == IPPROTO_UDP ? DROP : PASS;
+	}
 	flow_of(&flow, &packet);
 	if (packet.protocol == IPPROTO_UDP) {
 		if (port->mode != ZP_MODE_PASS && is_local(skb, &packet))
@@ -348,7 +374,8 @@ int zp_egress(struct __sk_buff *skb)
 	}
 	port = find_port(packet.source_be, packet.protocol);
 	if (port) {
-		touch(port, skb);
+		if (!is_ignored(packet.dest))
+			touch(port, skb);
 		return PASS;
 	}
 	if (packet.protocol != IPPROTO_TCP)

@@ -33,12 +33,23 @@
 struct zp_settings {
 	__u32 bare_interfaces[ZP_MAX_BARE]; /* 0 ends the list */
 	__u8 count_loopback;
-	__u8 padding[3];
+	__u8 any_ignored; /* whether `ignored` has anything in it */
+	__u8 padding[2];
 };
 _Static_assert(sizeof(struct zp_settings) == 20, "struct zp_settings");
 
 /* Of the node, of both families. */
 #define ZP_MAX_ADDRESSES 1024
+
+/* Networks whose packets are nobody's. */
+#define ZP_MAX_IGNORED 256
+
+/* IPv4 is mapped into IPv6: 96 bits and its own. */
+struct zp_network {
+	__u32 bits;
+	__u8 address[16];
+};
+_Static_assert(sizeof(struct zp_network) == 20, "struct zp_network");
 
 struct zp_port_key {
 	__be16 port_be;
@@ -110,6 +121,7 @@ enum zp_counter {
 	ZP_COUNT_MALFORMED,	 /* passed on: a header that cannot be, or is cut off */
 	ZP_COUNT_UNKNOWN_HEADER, /* passed on: an IPv6 extension header that is not followed */
 	ZP_COUNT_VLAN,		 /* passed on: it comes again, on its VLAN's own device */
+	ZP_COUNT_IGNORED,	 /* passed on: opened by an ignored source while the app sleeps */
 	ZP_COUNT_FORWARDED,	 /* passed on: to another host, by way of the pod */
 	ZP_COUNT_REWRITE_FAILED, /* dropped: half a rewrite must not pass */
 	ZP_COUNTERS,

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../bpf/redirector.h"
 #include "restore.h"
 
 struct zp_activator;
@@ -49,9 +50,11 @@ struct zp_wake_port {
 };
 
 struct zp_activator_options {
-	bool count_loopback; /* what is said over lo is activity, too */
-	bool udp;	     /* there may be ports of UDP */
-	bool force_clsact;   /* though there is TCX */
+	bool count_loopback;		  /* what is said over lo is activity, too */
+	bool udp;			  /* there may be ports of UDP */
+	bool force_clsact;		  /* though there is TCX */
+	const struct zp_network *ignored; /* sources that wake nobody */
+	size_t ignored_count;
 };
 
 struct zp_group_options {

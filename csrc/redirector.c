@@ -54,7 +54,8 @@ static int set_up(struct zp_redirector *redirector, struct bpf_object *object,
 {
 	struct bpf_map *map = bpf_object__find_map_by_name(object, ".rodata");
 	struct bpf_map *ring = bpf_object__find_map_by_name(object, "parked");
-	struct zp_settings settings = {.count_loopback = options->count_loopback};
+	struct zp_settings settings = {.count_loopback = options->count_loopback,
+				       .any_ignored = options->ignored_count > 0};
 
 	int r;
 
@@ -82,6 +83,19 @@ static int map_ports(struct zp_redirector *redirector, struct bpf_object *object
 		return -errno;
 	redirector->ports = memory;
 	return 0;
+}
+
+static int note_ignored(struct bpf_object *object, const struct zp_activator_options *options)
+{
+	int fd = bpf_object__find_map_fd_by_name(object, "ignored"), r = 0;
+	uint8_t one = 1;
+	size_t i;
+
+	if (fd < 0)
+		return fd;
+	for (i = 0; i < options->ignored_count && r == 0; i++)
+		r = bpf_map_update_elem(fd, &options->ignored[i], &one, BPF_ANY);
+	return r;
 }
 
 static int take_program(struct bpf_object *object, const char *name, int *ret_fd)
@@ -157,6 +171,10 @@ int zp_redirector_init(struct zp_redirector *redirector, const char *object_path
 	}
 	if (r == 0)
 		r = take_all(redirector, object);
+	if (r == 0) {
+		*ret_step = "note the sources to be ignored";
+		r = note_ignored(object, options);
+	}
 	bpf_object__close(object);
 	if (r == 0) {
 		*ret_step = "attach the BPF programs to the pod's interfaces";

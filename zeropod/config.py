@@ -7,6 +7,7 @@ annotations of ours that this version does not act on are listed in `Settings.un
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import sys
@@ -31,6 +32,7 @@ RUNC_GROUP: Final = "io.containerd.runc.v2.group"
 # Names of the product that this version accepts, checks nothing of, and does not act on.
 _UNSUPPORTED: Final = frozenset({"migrate", "live-migrate", "disable-migrate-data"})
 
+_MAX_NETWORKS: Final = 256
 _MAX_PROBE_BUFFER: Final = 64 * 1024
 _DURATION_PART: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _UNIT_NS: Final = {
@@ -83,8 +85,9 @@ class Settings:
     """The annotations of one container. Durations are nanoseconds.
 
     ``ports`` is None where they are to be detected; UDP ports are never detected. ``pod_udp``: some
-    container of the pod has UDP ports. ``unsupported`` names annotations that were given and have
-    no effect.
+    container of the pod has UDP ports. ``ignore_sources``: networks, as 16 bytes (IPv4 mapped into
+    IPv6) and how many bits of them count. ``unsupported`` names annotations that were given and
+    have no effect.
     """
 
     enabled: bool = True
@@ -92,6 +95,7 @@ class Settings:
     udp_ports: tuple[int, ...] = ()
     pod_udp: bool = False
     activation: Activation = Activation.AUTO
+    ignore_sources: tuple[tuple[bytes, int], ...] = ()
     scaledown_duration_ns: int = 60 * 1_000_000_000
     pre_dump: bool = False
     disable_checkpointing: bool = False
@@ -139,6 +143,7 @@ class Settings:
             udp_ports=udp.get(container_name, ()),
             pod_udp=any(udp.values()),
             activation=read("activation", _parse_choice(Activation), base.activation),
+            ignore_sources=read("ignore-sources", _parse_networks, ()),
             scaledown_duration_ns=read(
                 "scaledown-duration", parse_duration, base.scaledown_duration_ns
             ),
@@ -198,6 +203,22 @@ def _parse_choice(kind: type[_E]) -> Callable[[str, str], _E]:
             raise AnnotationError(key, value, " or ".join(kind)) from None
 
     return parse
+
+
+def _parse_networks(key: str, value: str) -> tuple[tuple[bytes, int], ...]:
+    expected = f"networks separated by commas, such as 10.0.0.0/8,fd00::/8; {_MAX_NETWORKS} at most"
+    found = []
+    for item in filter(None, (part.strip() for part in value.split(","))):
+        try:
+            network = ipaddress.ip_network(item)
+        except ValueError as error:
+            raise AnnotationError(key, value, f"{expected} ({error})") from None
+        v4 = network.version == 4
+        address = (b"\0" * 10 + b"\xff\xff" if v4 else b"") + network.network_address.packed
+        found.append((address, network.prefixlen + (96 if v4 else 0)))
+    if len(found) > _MAX_NETWORKS:
+        raise AnnotationError(key, value, expected)
+    return tuple(found)
 
 
 def _parse_names(key: str, value: str) -> frozenset[str]:

@@ -120,12 +120,27 @@ def test_the_first_connection_is_handed_over_as_is_said(way: Activation) -> None
         ("restore-failure", "ignore"),
         ("stop-asleep", "kill"),
         ("activation", "proxy"),
+        ("ignore-sources", "10.0.0.0/33"),
+        ("ignore-sources", "10.0.0.1/8"),
+        ("ignore-sources", "localhost"),
+        ("ignore-sources", ",".join(f"10.0.{number}.0/24" for number in range(257))),
     ],
 )
 def test_malformed_values_are_refused(key: str, value: str) -> None:
     with pytest.raises(AnnotationError, match="expected") as caught:
         Settings.from_annotations({PREFIX + key: value}, container_name="web")
     assert (caught.value.key, caught.value.value) == (PREFIX + key, value)
+
+
+def test_networks_whose_packets_do_not_count() -> None:
+    mapped = b"\0" * 10 + b"\xff\xff"
+    given = parse(ignore_sources="10.1.0.0/16, fd00::/8,192.0.2.7,")
+    assert given.ignore_sources == (
+        (mapped + bytes([10, 1, 0, 0]), 112),
+        (b"\xfd" + bytes(15), 8),
+        (mapped + bytes([192, 0, 2, 7]), 128),
+    )
+    assert parse(ignore_sources="0.0.0.0/0").ignore_sources == ((mapped + bytes(4), 96),)
 
 
 def test_malformed_value_for_another_container_is_refused_too() -> None:

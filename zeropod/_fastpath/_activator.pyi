@@ -71,6 +71,8 @@ class Activator:
     Args:
         udp: there may be ports of UDP, whose datagrams may be large.
         force_clsact: as on a kernel without TCX.
+        ignored: networks whose packets wake nobody and count for nobody: address (16 bytes, IPv4
+            mapped into IPv6) and bits of it; 256 at most.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Activator:
         count_loopback: bool,
         udp: bool = False,
         force_clsact: bool = False,
+        ignored: Sequence[tuple[bytes, int]] = (),
     ) -> None: ...
     def fileno(self) -> int: ...
     def events(self) -> list[Event]: ...

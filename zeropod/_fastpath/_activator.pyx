@@ -16,6 +16,13 @@ cdef extern from "restore.h":
     int zp_plan_new(const zp_command *command, const char *ready_path, zp_plan **ret_plan) nogil
     void zp_plan_unref(zp_plan *plan) nogil
 
+cdef extern from "../bpf/redirector.h":
+    enum:
+        ZP_MAX_IGNORED
+    cdef struct zp_network:
+        uint32_t bits
+        uint8_t address[16]
+
 cdef extern from "activator.h":
     cdef struct zp_activator:
         pass
@@ -43,6 +50,8 @@ cdef extern from "activator.h":
         bint count_loopback
         bint udp
         bint force_clsact
+        const zp_network *ignored
+        size_t ignored_count
     int zp_activator_new(int netns_fd, const char *bpf_object,
                          const zp_activator_options *options, zp_activator **ret,
                          const char **ret_step) nogil
@@ -84,6 +93,7 @@ _COUNTERS = (
     "malformed",
     "unknown_header",
     "vlan",
+    "ignored",
     "forwarded",
     "rewrite_failed",
 )
@@ -153,8 +163,9 @@ cdef class Activator:
     cdef zp_activator *_activator
 
     def __init__(self, int netns_fd, *, bint count_loopback, bint udp=False,
-                 bint force_clsact=False):
+                 bint force_clsact=False, ignored=()):
         cdef zp_activator_options options
+        cdef zp_network networks[256]
         cdef const char *step = NULL
         cdef const char *path = _OBJECT
         cdef int r
@@ -163,6 +174,14 @@ cdef class Activator:
         options.count_loopback = count_loopback
         options.udp = udp
         options.force_clsact = force_clsact
+        options.ignored = networks
+        options.ignored_count = len(ignored)
+        if len(ignored) > ZP_MAX_IGNORED:
+            raise ValueError(f"more than {ZP_MAX_IGNORED} networks")
+        for i, (address, bits) in enumerate(ignored):
+            networks[i].bits = bits
+            for at in range(16):
+                networks[i].address[at] = address[at]
         with nogil:
             r = zp_activator_new(netns_fd, path, &options, &self._activator, &step)
         if r < 0:

@@ -43,12 +43,12 @@ class PodActivator:
         netns_path: str,
         *,
         count_loopback: bool,
-        udp: bool,
+        settings: Settings,
         loop: asyncio.AbstractEventLoop,
     ) -> PodActivator:
         """Load the BPF programs and start the native loop.
 
-        ``udp``: whether there may be UDP ports.
+        ``settings``: of any container of the pod; only what concerns all of them is used.
 
         Raises:
             ActivatorError: names the namespace, the step that failed and the remedy.
@@ -58,7 +58,12 @@ class PodActivator:
         except OSError as error:
             raise ActivatorError(f"network namespace {netns_path}: {error.strerror}") from error
         try:
-            native = Activator(netns_fd, count_loopback=count_loopback, udp=udp)
+            native = Activator(
+                netns_fd,
+                count_loopback=count_loopback,
+                udp=settings.pod_udp,
+                ignored=settings.ignore_sources,
+            )
         except OSError as error:
             remedy = _REMEDIES.get(error.errno or 0, "")
             text = f"activator for {netns_path}: {error.strerror}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from zeropod.activator.activator import PodActivator
-from zeropod.config import NodeSettings
+from zeropod.config import NodeSettings, Settings
 from zeropod.container.events import Event
 from zeropod.container.report import Feed
 from zeropod.oci.reaper import Reaper
@@ -52,10 +52,10 @@ class Pod:
     def runtime(self, options: RuntimeOptions) -> Runtime:
         return Runtime(self.reaper, options, self.namespace)
 
-    def activator(self, netns: str, *, udp: bool) -> PodActivator:
+    def activator(self, netns: str, settings: Settings) -> PodActivator:
         """The native activator of a network namespace, opened when it is first asked for.
 
-        ``udp``: a container of the pod has UDP ports.
+        ``settings``: of the container that asks.
 
         Raises:
             ActivatorError: it cannot be set up here; names the cause.
@@ -64,7 +64,7 @@ class Pod:
             self._activators[netns] = PodActivator.open(
                 netns,
                 count_loopback=not self.node.tracker_ignore_localhost,
-                udp=udp,
+                settings=settings,
                 loop=self.loop,
             )
         return self._activators[netns]

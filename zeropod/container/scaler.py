@@ -554,7 +554,7 @@ def make_scaler(container: Container) -> Scaler:
         engine = RuncEngine(container.runtime, container.reaper, container.bundle)
 
     def open_group(found: frozenset[int], on_event: Callable[[Event], None]) -> Group:
-        activator = pod.activator(container.netns, udp=container.settings.pod_udp)
+        activator = pod.activator(container.netns, container.settings)
         return activator.add(sorted(found), container.settings, on_event)
 
     def open_store() -> ImageStore:
