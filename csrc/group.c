@@ -518,6 +518,8 @@ static void group_deinit(struct zp_group *group)
 	struct zp_conn *conn;
 	size_t i;
 
+	group->state =
+		ZP_GROUP_DROPPED; /* nobody fires any more: not who is still in the ring either */
 	FOR_EACH_CONN(conn, group)
 	zp_conn_close(conn, true);
 	hold_ports(group, false);
@@ -625,7 +627,8 @@ static int hold(struct zp_group *group, void *argument)
 
 	(void)argument;
 	r = zp_conn_reserve(group->activator);
-	if (r == 0) /* there may be others than when the pod began */
+	/* There may be others than when the pod began. Asleep they are as good as not there. */
+	if (r == 0 && (group->state == ZP_GROUP_AWAKE || group->state == ZP_GROUP_DROPPED))
 		r = zp_redirector_attach(&group->activator->redirector, group->activator->netns_fd);
 	if (r < 0)
 		return r;

@@ -40,5 +40,6 @@ bool zp_fixture_reset(int fd);
 /* fake_redirector.c: the activator's port behind an app's, and whether its redirect is on. */
 uint16_t zp_fake_activator_port(uint16_t port);
 bool zp_fake_asleep(uint16_t port);
+void zp_fake_park(uint16_t port); /* a SYN of it lies in the ring */
 
 #endif

@@ -2,6 +2,7 @@
 /* The redirector without BPF: notes what it is told; tests connect to the activator's ports. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -13,6 +14,13 @@ static struct {
 	uint16_t port, activator;
 	struct zp_port shared;
 } ports[ZP_MAX_PORTS];
+
+static struct {
+	int (*note)(void *argument, void *record, size_t size);
+	void *argument;
+	bool full;
+	char record[sizeof(struct zp_parked) + 40] __attribute__((aligned(8)));
+} ring;
 
 static int find(uint16_t port)
 {
@@ -49,6 +57,7 @@ int zp_redirector_init(struct zp_redirector *redirector, const char *object, int
 		return -ENOENT;
 	}
 	memset(ports, 0, sizeof(ports));
+	ring.full = false;
 	return 0;
 }
 
@@ -124,15 +133,33 @@ int zp_redirector_watch_parked(struct zp_redirector *redirector,
 			       int (*note)(void *argument, void *record, size_t size),
 			       void *argument)
 {
-	(void)note;
-	(void)argument;
-	redirector->parked_fd = eventfd(0, EFD_CLOEXEC); /* whom nobody writes to */
+	ring.note = note;
+	ring.argument = argument;
+	redirector->parked_fd = eventfd(0, EFD_CLOEXEC); /* the thread is not told by it */
 	return redirector->parked_fd;
 }
 
 void zp_redirector_read_parked(struct zp_redirector *redirector)
 {
 	(void)redirector;
+	if (!ring.full)
+		return;
+	ring.full = false;
+	ring.note(ring.argument, ring.record, sizeof(ring.record));
+}
+
+void zp_fake_park(uint16_t port)
+{
+	struct zp_parked *parked = (struct zp_parked *)ring.record;
+
+	memset(ring.record, 0, sizeof(ring.record));
+	parked->flow.local_port_be = htons(port);
+	parked->protocol = IPPROTO_TCP;
+	parked->ifindex = 1;
+	parked->length = sizeof(ring.record) - sizeof(*parked);
+	parked->transport = 20;
+	parked->frame[0] = 4 << 4; /* to 0.0.0.0: it goes nowhere */
+	ring.full = true;
 }
 
 int zp_redirector_set_node(struct zp_redirector *redirector, uint8_t (*addresses)[16], size_t count)

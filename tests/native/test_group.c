@@ -167,6 +167,57 @@ static void ports_are_bounded_and_nobodys_twice(void)
 	zp_activator_free(activator);
 }
 
+/* What lies in the ring unread is heard of by whoever reads it next: a verb. */
+static void who_is_in_the_ring_is_heard(void)
+{
+	struct zp_plan *plan = zp_fixture_plan("exit 0", NULL);
+	struct zp_group_options options = zp_fixture_options();
+	const struct zp_wake_port port = {APP_PORT, IPPROTO_TCP};
+	struct zp_activator *activator = zp_fixture_open();
+	struct zp_group_stats stats;
+	int group;
+
+	CHECK(zp_group_add(activator, &port, 1, &options, &group) == 0);
+	CHECK(zp_group_hold(activator, group) == 0);
+	zp_fake_park(APP_PORT);
+	CHECK(zp_group_arm(activator, group, plan) == 1); /* it waits already */
+	CHECK(zp_group_hold(activator, group) == 0);
+	CHECK(zp_group_stats(activator, group, &stats) == 0);
+	CHECK(stats.wakes == 1 && stats.held == 1);
+	zp_group_drop(activator, group);
+	CHECK(zp_group_stats(activator, group, &stats) == 0);
+	CHECK(stats.held == 0);
+	zp_plan_unref(plan);
+	zp_activator_free(activator);
+	while (waitpid(-1, NULL, 0) > 0)
+		;
+}
+
+static void a_removed_group_wakes_nobody(void)
+{
+	char folder[] = "/tmp/zp-native-XXXXXX", path[64], script[128];
+	struct zp_group_options options = zp_fixture_options();
+	const struct zp_wake_port port = {APP_PORT, IPPROTO_TCP};
+	struct zp_activator *activator = zp_fixture_open();
+	struct zp_plan *plan;
+	int group;
+
+	CHECK(mkdtemp(folder) != NULL);
+	snprintf(path, sizeof(path), "%s/fired", folder);
+	snprintf(script, sizeof(script), ": > %s", path);
+	plan = zp_fixture_plan(script, NULL);
+	CHECK(zp_group_add(activator, &port, 1, &options, &group) == 0);
+	CHECK(zp_group_hold(activator, group) == 0);
+	CHECK(zp_group_arm(activator, group, plan) == 0);
+	zp_fake_park(APP_PORT);
+	CHECK(zp_group_remove(activator, group) == 0);
+	zp_plan_unref(plan);
+	zp_activator_free(activator);
+	CHECK(waitpid(-1, NULL, 0) < 0); /* no child: nothing was fired */
+	CHECK(access(path, F_OK) < 0);
+	rmdir(folder);
+}
+
 static void the_ready_file_makes_it_connect(void)
 {
 	struct zp_activator *activator = zp_fixture_open();
@@ -236,6 +287,8 @@ void zp_tests_group(void)
 	RUN(every_state_and_every_verb);
 	RUN(a_group_that_is_not_there);
 	RUN(ports_are_bounded_and_nobodys_twice);
+	RUN(who_is_in_the_ring_is_heard);
+	RUN(a_removed_group_wakes_nobody);
 	RUN(the_ready_file_makes_it_connect);
 	RUN(what_cannot_be_set_up_leaves_nothing);
 	RUN(the_last_activity_is_the_latest_port);
