@@ -389,59 +389,46 @@ void zp_group_tick(struct zp_group *group, uint64_t now_ns)
 	go_on_connecting(group, now_ns);
 }
 
-/* zp_group_user() - a connection has turned out to be a user's. */
-void zp_group_user(struct zp_group *group, struct zp_conn *conn)
+/* Somebody wants the app. Return: false where it is no more. */
+static bool wanted(struct zp_group *group)
 {
 	switch (group->state) {
 	case ZP_GROUP_HOLDING:
 		if (!group->pending_told)
 			zp_tell(group, ZP_EVENT_PENDING, 0, 0);
 		group->pending_told = true;
-		break;
+		return true;
 	case ZP_GROUP_ARMED:
 		fire(group, ZP_CAUSE_CONNECTION);
-		break;
+		return true;
 	case ZP_GROUP_FIRED:
-		break;
+		return true;
 	case ZP_GROUP_CONNECTING:
 		group->retry_ns = zp_now_ns();
-		break;
-	case ZP_GROUP_AWAKE: /* redirected just before the redirect went off */
+		return true;
+	case ZP_GROUP_AWAKE: /* he was held just before openers passed */
 		start_connecting(group);
 		group->ready_told = true;
-		break;
+		return true;
 	default:
-		group->stats.refused++;
-		zp_conn_close(conn, true);
-		break;
+		return false;
 	}
+}
+
+/* zp_group_user() - a connection has turned out to be a user's. */
+void zp_group_user(struct zp_group *group, struct zp_conn *conn)
+{
+	if (wanted(group))
+		return;
+	group->stats.refused++;
+	zp_conn_close(conn, true);
 }
 
 /* zp_group_parked() - a packet that opens something was parked. */
 void zp_group_parked(struct zp_group *group)
 {
-	switch (group->state) {
-	case ZP_GROUP_HOLDING:
-		if (!group->pending_told)
-			zp_tell(group, ZP_EVENT_PENDING, 0, 0);
-		group->pending_told = true;
-		break;
-	case ZP_GROUP_ARMED:
-		fire(group, ZP_CAUSE_CONNECTION);
-		break;
-	case ZP_GROUP_FIRED:
-		break;
-	case ZP_GROUP_CONNECTING:
-		group->retry_ns = 0;
-		break;
-	case ZP_GROUP_AWAKE: /* just before it passed */
-		start_connecting(group);
-		group->ready_told = true;
-		break;
-	default:
+	if (!wanted(group))
 		return_all(group);
-		break;
-	}
 }
 
 static int listen_dual(struct zp_group *group, int family, int *ret_fd)

@@ -36,10 +36,9 @@ static int quiet(enum libbpf_print_level level, const char *format, va_list argu
 	return 0;
 }
 
-static int take_map(struct bpf_object *object, const char *name, int *ret_fd)
+/* A copy of the descriptor, which the object takes along when it is closed. */
+static int take(int fd, int *ret_fd)
 {
-	int fd = bpf_object__find_map_fd_by_name(object, name);
-
 	if (fd < 0)
 		return fd;
 	fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -47,6 +46,11 @@ static int take_map(struct bpf_object *object, const char *name, int *ret_fd)
 		return -errno;
 	*ret_fd = fd;
 	return 0;
+}
+
+static int take_map(struct bpf_object *object, const char *name, int *ret_fd)
+{
+	return take(bpf_object__find_map_fd_by_name(object, name), ret_fd);
 }
 
 static int set_up(struct zp_redirector *redirector, struct bpf_object *object,
@@ -100,15 +104,7 @@ static int note_ignored(struct bpf_object *object, const struct zp_activator_opt
 
 static int take_program(struct bpf_object *object, const char *name, int *ret_fd)
 {
-	int fd = bpf_program__fd(bpf_object__find_program_by_name(object, name));
-
-	if (fd < 0)
-		return fd;
-	fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-	if (fd < 0)
-		return -errno;
-	*ret_fd = fd;
-	return 0;
+	return take(bpf_program__fd(bpf_object__find_program_by_name(object, name)), ret_fd);
 }
 
 static int take_all(struct zp_redirector *redirector, struct bpf_object *object)

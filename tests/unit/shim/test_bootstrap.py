@@ -9,6 +9,7 @@ import select
 import socket
 import stat
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -220,43 +221,47 @@ def test_a_shim_whose_queue_is_full_is_alive(tmp_path: Path) -> None:
     assert not bootstrap.served(path)
 
 
-def test_a_shim_that_closes_before_it_answers_is_dead(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        listening.listen()
-
-        def die() -> None:
-            select.select([listening], [], [])
-            listening.close()
-
-        dying = threading.Thread(target=die)
-        dying.start()
-        assert not bootstrap.served(path, 60)
-        dying.join()
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[socket.socket]:
+    """What a shim listens with, at ``tmp_path / "s"``."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "s"))
+        made.listen()
+        yield made
 
 
-def test_a_shim_that_refuses_a_connection_and_takes_the_next_is_alive(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        listening.listen()
-
-        def serve() -> None:
-            for answer in (b"", b"answer"):
-                connection, _ = listening.accept()
-                with connection:
-                    connection.sendall(answer)
-
-        serving = threading.Thread(target=serve)
-        serving.start()
-        assert bootstrap.served(path, 60)
-        serving.join()
+@contextlib.contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    thread.join()
 
 
+def test_a_shim_that_closes_before_it_answers_is_dead(
+    tmp_path: Path, listening: socket.socket
+) -> None:
+    def die() -> None:
+        select.select([listening], [], [])
+        listening.close()
+
+    with beside(die):
+        assert not bootstrap.served(tmp_path / "s", 60)
+
+
+def test_a_shim_that_refuses_a_connection_and_takes_the_next_is_alive(
+    tmp_path: Path, listening: socket.socket
+) -> None:
+    def serve() -> None:
+        for answer in (b"", b"answer"):
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(answer)
+
+    with beside(serve):
+        assert bootstrap.served(tmp_path / "s", 60)
+
+
+@pytest.mark.usefixtures("listening")
 def test_a_shim_that_says_nothing_is_alive(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        listening.listen()
-        assert bootstrap.served(path)
+    assert bootstrap.served(tmp_path / "s")
