@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /*
- * Sends connections to a sleeping app to the activator, and records when an app was last used.
+ * Holds those who open a connection to a sleeping app, and records when an app was last used.
  *
- * Both programs run on every interface of the pod, lo included. Asleep, an opening packet to a
- * tracked port has its port rewritten to the activator's, and the connection is remembered; its
- * later packets follow, and the activator's answers get the app's port back on their way out,
- * awake or asleep, until the connection is opened anew. Anybody can send opening packets, so they
- * are remembered in a map that forgets the oldest; the activator moves what it has accepted into
- * one that forgets nothing. Awake, a packet is only looked at: its port's time of last activity is
- * stamped, and it passes. A bare ACK of a redirected connection is no activity: the activator's
- * keepalives, of which the app knows nothing, would keep it awake.
+ * Both programs run on every interface of the pod, lo included. Asleep, what opens something to a
+ * tracked port is parked (park.bpf.h), or its port is rewritten to the activator's, as the port's
+ * mode says. A connection of the second kind is remembered; its later packets follow, and the
+ * activator's answers get the app's port back on their way out, awake or asleep, until the
+ * connection is opened anew. Anybody can send opening packets, so they are remembered in a map that
+ * forgets the oldest; the activator moves what it has accepted into one that forgets nothing.
+ * Awake, a packet is only looked at: its port's time of last activity is stamped, and it passes. A
+ * bare ACK of a redirected connection is no activity: the activator's keepalives, of which the app
+ * knows nothing, would keep it awake.
+ *
+ * What is put back carries a mark: on its way out it is turned round, on its way in it passes.
  *
  * On lo a packet meets the egress program first, then the ingress program. Ingress changes
  * destination ports only and egress source ports only, so none is changed twice.

@@ -190,6 +190,21 @@ void zp_conn_expire_flows(struct zp_activator *activator, uint64_t now_ns, bool 
 void zp_splice_start(struct zp_conn *conn);
 void zp_splice_pump(struct zp_conn *conn);
 
+/* For every connection of a group, newest last; @conn may be closed in the body. */
+#define ZP_FOR_EACH_CONN(conn, owner)                                                              \
+	TAILQ_FOREACH(conn, &(owner)->activator->conns, link)                                      \
+	if ((conn)->port->group == (owner) && !(conn)->dead)
+
+int zp_port_init(struct zp_group *group, const struct zp_wake_port *wake);
+void zp_port_hold(struct zp_port_entry *port, bool on);
+void zp_ports_hold(struct zp_group *group, bool on);
+size_t zp_ports_parked(struct zp_group *group);
+size_t zp_ports_return(struct zp_group *group);
+
+void zp_group_forget_plan(struct zp_group *group);
+void zp_group_close_kept(struct zp_group *group);
+void zp_group_connect(struct zp_group *group);
+size_t zp_group_waiting(struct zp_group *group);
 void zp_group_user(struct zp_group *group, struct zp_conn *conn);
 void zp_group_parked(struct zp_group *group);
 void zp_group_tick(struct zp_group *group, uint64_t now_ns);
