@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -273,19 +274,20 @@ def test_close_with_everything_under_way(pod: Pod) -> None:
 VICTIM = """
 import os, signal, sys
 from zeropod._fastpath._activator import Activation, Activator
-activator = Activator(int(sys.argv[1]), count_loopback=False, force_clsact=len(sys.argv) > 2)
+way, clsact = Activation[sys.argv[2]], sys.argv[3] == "clsact"
+activator = Activator(int(sys.argv[1]), count_loopback=False, force_clsact=clsact)
 activator.hold(activator.add_group((8080,), probe_detection=True, probe_buffer_size=1024,
                                    connect_timeout_ns=1, proxy_timeout_ns=0,
-                                   activation=Activation.SPLICE))
+                                   activation=way))
 print("up", flush=True)
 signal.pause()
 """
 
 
-def kill_an_activator(here: Namespace, *arguments: str) -> set[bpf.Id]:
+def kill_an_activator(here: Namespace, way: str, hook: str) -> set[bpf.Id]:
     """The BPF objects of a process that was killed with its port asleep."""
     victim = subprocess.Popen(
-        [sys.executable, "-c", VICTIM, str(here.fd), *arguments],
+        [sys.executable, "-c", VICTIM, str(here.fd), way, hook],
         stdout=subprocess.PIPE,
         pass_fds=[here.fd],
     )
@@ -297,9 +299,10 @@ def kill_an_activator(here: Namespace, *arguments: str) -> set[bpf.Id]:
     return ids
 
 
-def test_kill_leaves_nothing(wire: tuple[Namespace, Namespace]) -> None:
+@pytest.mark.parametrize("way", ["PARK", "SPLICE"])
+def test_kill_leaves_nothing(wire: tuple[Namespace, Namespace], way: str) -> None:
     here, client = wire
-    ids = kill_an_activator(here)
+    ids = kill_an_activator(here, way, "tcx")
     assert {id.kind for id in ids} >= {"link_id", "map_id"}
     bpf.wait_gone(ids)
     with here.listen(PORT), client.connect(POD_V4):
@@ -316,7 +319,7 @@ def test_delete_takes_the_filters_of_a_dead_shim(
     (tmp_path / "config.json").write_text(json.dumps({"linux": {"namespaces": [network]}}))
     mount(f"/proc/{here.pid}/ns/net", str(netns), "", MS_BIND, "")
     try:
-        ids = kill_an_activator(here, "clsact")
+        ids = kill_an_activator(here, "SPLICE", "clsact")
         maps = {id for id in ids if id.kind == "map_id"}
         with here.listen(PORT), client.make_socket() as made:
             assert maps and all(map(bpf.exists, maps))
@@ -330,11 +333,26 @@ def test_delete_takes_the_filters_of_a_dead_shim(
         umount2(str(netns), MNT_DETACH)
 
 
+def test_who_was_parked_by_a_dead_shim_gets_in_after_its_delete(
+    wire: tuple[Namespace, Namespace],
+) -> None:
+    """Nobody puts his SYN back any more; he sends it again."""
+    here, client = wire
+    ids = kill_an_activator(here, "PARK", "clsact")
+    with here.listen(PORT), client.make_socket() as made:
+        made.setblocking(False)
+        made.connect_ex((POD_V4, PORT))
+        native_clear_filters(here.fd)
+        bpf.wait_gone(ids)
+        assert select.select([], [made], [], 60)[1]
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
 def test_delete_follows_no_pid(wire: tuple[Namespace, Namespace], tmp_path: Path) -> None:
     here, _ = wire
     network = {"type": "network", "path": f"/proc/{here.pid}/ns/net"}
     (tmp_path / "config.json").write_text(json.dumps({"linux": {"namespaces": [network]}}))
-    ids = kill_an_activator(here, "clsact")
+    ids = kill_an_activator(here, "SPLICE", "clsact")
     clear_filters(tmp_path)
     maps = {id for id in ids if id.kind == "map_id"}
     assert maps and all(map(bpf.exists, maps))

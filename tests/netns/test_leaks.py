@@ -26,7 +26,7 @@ def test_bpf_objects_have_an_owner(
     """A neighbour's are not counted, a node's are, and so are those that nobody holds any more."""
     here, _ = wire
     with subprocess.Popen(
-        [sys.executable, "-c", VICTIM, str(here.fd), "clsact"],
+        [sys.executable, "-c", VICTIM, str(here.fd), "SPLICE", "clsact"],
         stdout=subprocess.PIPE,
         pass_fds=[here.fd],
     ) as holder:
