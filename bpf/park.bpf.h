@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * Packets that open something, held until the app is there: copied into the ring for user space,
- * and dropped. What does not fit into the ring is dropped as well, and comes again.
+ * Packets for user space, by the ring: those that open something, held until the app is there (what
+ * does not fit is dropped as well, and comes again), and those of which it is asked.
  *
  * A record's size must be known to the verifier, so there are three.
  */
@@ -41,7 +41,7 @@ fail:
 
 /* Return: 0, or -1 where there was no room. */
 static __always_inline int park(struct __sk_buff *skb, const struct packet *packet,
-				const struct zp_flow *flow, __be32 isn_be)
+				const struct zp_flow *flow, __be32 isn_be, __u8 kind)
 {
 	struct zp_parked head = {
 		.at_ns = bpf_ktime_get_ns(),
@@ -52,9 +52,12 @@ static __always_inline int park(struct __sk_buff *skb, const struct packet *pack
 		.isn_be = isn_be,
 		.gso_size = skb->gso_size,
 		.protocol = packet->protocol,
+		.kind = kind,
 		.flow = *flow,
 	};
 
+	if (kind == ZP_RECORD_ASKED && head.length > ZP_ROOM_LARGE)
+		head.length = ZP_ROOM_LARGE;
 	if (head.length <= ZP_ROOM_SMALL)
 		return put(skb, &head, ZP_ROOM_SMALL);
 	if (head.length <= ZP_ROOM_LARGE)

@@ -115,6 +115,8 @@ static __always_inline void count(__u32 which)
 		(*counter)++;
 }
 
+#include "quiet.bpf.h"
+
 static __always_inline int is_ignored(const __u8 *address)
 {
 	struct zp_network network = {.bits = 128};
@@ -123,6 +125,11 @@ static __always_inline int is_ignored(const __u8 *address)
 		return 0;
 	__builtin_memcpy(network.address, address, 16);
 	return bpf_map_lookup_elem(&ignored, &network) != NULL;
+}
+
+static __always_inline int is_of_node(const __u8 *address)
+{
+	return bpf_map_lookup_elem(&node_addresses, address) != NULL;
 }
 
 static __always_inline struct zp_port *find_port(__be16 port_be, __u8 protocol)
@@ -226,15 +233,10 @@ static __always_inline int is_local(struct __sk_buff *skb, const struct packet *
 	return r == BPF_FIB_LKUP_RET_NOT_FWDED || r == BPF_FIB_LKUP_RET_FWD_DISABLED;
 }
 
-static __always_inline int is_of_node(const __u8 *address)
-{
-	return bpf_map_lookup_elem(&node_addresses, address) != NULL;
-}
-
 static __always_inline int hold(struct __sk_buff *skb, const struct packet *packet,
 				struct zp_port *port, const struct zp_flow *flow, __be32 isn_be)
 {
-	int r = park(skb, packet, flow, isn_be);
+	int r = park(skb, packet, flow, isn_be, ZP_RECORD_PARKED);
 
 	count(r < 0 ? ZP_COUNT_PARKED_FULL : ZP_COUNT_PARKED);
 	touch(port, skb);
@@ -265,7 +267,8 @@ static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packe
 		count(ZP_COUNT_FLOW_FORGOTTEN);
 	}
 	if (port->mode == ZP_MODE_PASS) {
-		touch(port, skb);
+		if (!port->probes || !is_of_node(packet->source) || !quiet_open(flow))
+			touch(port, skb);
 		return PASS;
 	}
 	if (!is_local(skb, packet)) {
@@ -351,10 +354,14 @@ int zp_ingress(struct __sk_buff *skb)
 	if ((packet.flags & (ZP_FLAG_SYN | ZP_FLAG_ACK)) == ZP_FLAG_SYN)
 		return open_flow(skb, &packet, port, &flow);
 	route = route_of(&flow);
-	if (!route || !is_bare_ack(skb, &packet))
-		touch(port, skb);
-	if (!route)
+	if (!route) {
+		if (!port->probes || !is_of_node(packet.source) ||
+		    !quiet_in(skb, &packet, port, &flow))
+			touch(port, skb);
 		return PASS;
+	}
+	if (!is_bare_ack(skb, &packet))
+		touch(port, skb);
 	count(ZP_COUNT_FLOW_IN);
 	return to_activator(skb, &packet, route->activator_port_be);
 }
@@ -377,8 +384,10 @@ int zp_egress(struct __sk_buff *skb)
 	}
 	port = find_port(packet.source_be, packet.protocol);
 	if (port) {
-		if (!is_ignored(packet.dest))
-			touch(port, skb);
+		if (is_ignored(packet.dest) ||
+		    (port->probes && is_of_node(packet.dest) && quiet_out(&packet)))
+			return PASS;
+		touch(port, skb);
 		return PASS;
 	}
 	if (packet.protocol != IPPROTO_TCP)

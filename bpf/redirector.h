@@ -70,8 +70,9 @@ enum zp_mode {
 struct zp_port {
 	__u64 last_activity_ns; /* CLOCK_MONOTONIC; 0: never */
 	__be16 activator_port_be;
-	__u8 mode; /* enum zp_mode */
-	__u8 padding[5];
+	__u8 mode;   /* enum zp_mode */
+	__u8 probes; /* whether the kubelet's probes do not count */
+	__u8 padding[4];
 };
 _Static_assert(sizeof(struct zp_port) == 16, "struct zp_port");
 
@@ -92,7 +93,12 @@ struct zp_route {
 };
 _Static_assert(sizeof(struct zp_route) == 8, "struct zp_route");
 
-/* A parked packet, as it lies in the ring. */
+enum zp_record {
+	ZP_RECORD_PARKED, /* the packet was dropped */
+	ZP_RECORD_ASKED,  /* it has passed: is it a probe? Its frame may be cut off */
+};
+
+/* A packet, as it lies in the ring. */
 struct zp_parked {
 	__u64 at_ns; /* CLOCK_MONOTONIC */
 	struct zp_flow flow;
@@ -103,9 +109,24 @@ struct zp_parked {
 	__u16 gso_size;	 /* 0: it is one segment */
 	__u8 network;	 /* offset of the IP header */
 	__u8 protocol;
+	__u8 kind; /* enum zp_record */
+	__u8 padding[7];
 	__u8 frame[];
 };
-_Static_assert(sizeof(struct zp_parked) == 64, "struct zp_parked");
+_Static_assert(sizeof(struct zp_parked) == 72, "struct zp_parked");
+
+/* Connections from the node that do not count (yet), see quiet.bpf.h. */
+#define ZP_MAX_QUIET 2048
+
+enum zp_quiet_state { ZP_QUIET_SILENT, ZP_QUIET_SPOKEN };
+
+struct zp_quiet {
+	__u64 last_ns; /* CLOCK_MONOTONIC, of its last packet from the node */
+	__u8 state;    /* enum zp_quiet_state */
+	__u8 ended;    /* which sides have */
+	__u8 padding[6];
+};
+_Static_assert(sizeof(struct zp_quiet) == 16, "struct zp_quiet");
 
 enum zp_counter {
 	ZP_COUNT_REDIRECTED,	 /* opening packets sent to the activator */
@@ -121,6 +142,7 @@ enum zp_counter {
 	ZP_COUNT_MALFORMED,	 /* passed on: a header that cannot be, or is cut off */
 	ZP_COUNT_UNKNOWN_HEADER, /* passed on: an IPv6 extension header that is not followed */
 	ZP_COUNT_VLAN,		 /* passed on: it comes again, on its VLAN's own device */
+	ZP_COUNT_ASKED,		 /* first segments from the node of which user space was asked */
 	ZP_COUNT_IGNORED,	 /* passed on: opened by an ignored source while the app sleeps */
 	ZP_COUNT_FORWARDED,	 /* passed on: to another host, by way of the pod */
 	ZP_COUNT_REWRITE_FAILED, /* dropped: half a rewrite must not pass */

@@ -67,6 +67,7 @@ struct zp_group_options {
 struct zp_group_stats {
 	uint64_t held; /* now; the others are counted from the beginning */
 	uint64_t spliced, parked, connections, probes, wakes, refused;
+	uint64_t probes_awake;
 	uint64_t bare_wakes; /* by parked SYNs of which no handshake was completed */
 };
 

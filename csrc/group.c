@@ -388,6 +388,9 @@ int zp_group_keep(struct zp_activator *activator, int number, const int *fds, si
  * zp_group_last_activity() - the latest of its ports, 0 for never; now, while somebody waits for
  * the app to listen, so that it does not sleep again before it was asked
  *
+ * It is asked for when the app may be idle. Then is the time to forget connections from the node
+ * that have vanished.
+ *
  * Return: 0 or -errno.
  */
 int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t *ret_ns)
@@ -398,6 +401,7 @@ int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t 
 
 	if (!group)
 		return -ENOENT;
+	zp_redirector_read_parked(&activator->redirector); /* it may be asked of somebody */
 	for (i = 0; i < group->port_count; i++) {
 		ns = __atomic_load_n(&group->ports[i].shared->last_activity_ns, __ATOMIC_RELAXED);
 		if (ns > latest_ns)
@@ -405,6 +409,7 @@ int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t 
 	}
 	if (group->state == ZP_GROUP_CONNECTING && zp_group_waiting(group) > 0)
 		latest_ns = zp_now_ns();
+	zp_redirector_sweep_quiet(&activator->redirector, zp_now_ns() - ZP_QUIET_NS);
 	pthread_mutex_unlock(&activator->lock);
 	*ret_ns = latest_ns;
 	return 0;

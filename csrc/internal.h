@@ -33,6 +33,8 @@
 #define ZP_BARE_WAKES	   2		  /* in a row that nobody completed: accept first */
 #define ZP_ACCEPT_FIRST_NS (300000 * ZP_MS) /* and for so long */
 #define ZP_LOOK_NS	   (ZP_MS / 4)	    /* between two looks for the ready file, while FIRED */
+#define ZP_QUIET_NS                                                                                \
+	(120000 * ZP_MS) /* a silent connection from the node is forgotten, and counts again */
 
 /* What a descriptor in the epoll set is; the first member of each structure that owns one. */
 enum zp_source_kind {

@@ -29,9 +29,11 @@
 
 #include "internal.h"
 #include "netns.h"
+#include "probe.h"
 
 #define LO	      1
 #define GSO_UDP_L4    5 /* VIRTIO_NET_HDR_GSO_UDP_L4, which the headers may be too old for */
+#define TCP_OFFSET    12
 #define TCP_CHECK     16
 #define UDP_CHECK     6
 #define SNMP_SIZE     4096
@@ -241,8 +243,31 @@ static bool is_here(const struct zp_park *park, const struct zp_parked *parked)
 	return false;
 }
 
+/* The first segment of a connection from the node to the awake app: a probe's? Else it counts. */
+static void decide(struct zp_activator *activator, struct zp_port_entry *port,
+		   const struct zp_parked *parked)
+{
+	uint32_t end = end_of(parked), data = parked->transport;
+	size_t limit = port->group->options.probe_buffer_size;
+	bool probe = false;
+
+	if (data + TCP_OFFSET < parked->length)
+		data += (uint32_t)(parked->frame[data + TCP_OFFSET] >> 4) * 4;
+	if (data < end && end - data < limit)
+		limit = end - data;
+	if (data < end)
+		probe = zp_probe_classify((const char *)parked->frame + data, limit, limit) ==
+			ZP_PROBE_YES;
+	if (probe) {
+		port->group->stats.probes_awake++;
+		return;
+	}
+	zp_redirector_count_flow(&activator->redirector, &parked->flow);
+	__atomic_store_n(&port->shared->last_activity_ns, zp_now_ns(), __ATOMIC_RELAXED);
+}
+
 /*
- * zp_park_note() - a record of the ring: keep it, and say so to its group
+ * zp_park_note() - a record of the ring: answer it, or keep it and say so to its group
  *
  * What is too much is dropped, like what found no room in the ring. Return: 0.
  */
@@ -253,8 +278,14 @@ int zp_park_note(struct zp_activator *activator, const struct zp_parked *parked,
 	struct zp_frame *frame;
 
 	if (size < sizeof(*parked) || parked->length > size - sizeof(*parked) ||
-	    parked->transport >= parked->length || park->count >= ZP_MAX_PARKED ||
-	    park->bytes + parked->length > ZP_MAX_PARKED_BYTES || !port || is_here(park, parked))
+	    parked->transport >= parked->length || !port)
+		return 0;
+	if (parked->kind == ZP_RECORD_ASKED) {
+		decide(activator, port, parked);
+		return 0;
+	}
+	if (park->count >= ZP_MAX_PARKED || park->bytes + parked->length > ZP_MAX_PARKED_BYTES ||
+	    is_here(park, parked))
 		return 0;
 	frame = malloc(sizeof(*frame) + parked->length);
 	if (!frame)

@@ -131,6 +131,7 @@ int zp_port_init(struct zp_group *group, const struct zp_wake_port *wake)
 			zp_unwatch_close(activator, port->listen_fd);
 		return r;
 	}
+	port->shared->probes = group->options.probe_detection;
 	group->port_count++;
 	return 0;
 }

@@ -127,6 +127,8 @@ static int take_all(struct zp_redirector *redirector, struct bpf_object *object)
 	if (r == 0)
 		r = take_map(object, "node_addresses", &redirector->node_fd);
 	if (r == 0)
+		r = take_map(object, "quiet", &redirector->quiet_fd);
+	if (r == 0)
 		r = take_program(object, "zp_ingress", &redirector->interfaces.ingress_fd);
 	if (r == 0)
 		r = take_program(object, "zp_egress", &redirector->interfaces.egress_fd);
@@ -206,6 +208,7 @@ void zp_redirector_deinit(struct zp_redirector *redirector, int netns_fd)
 	redirector->ring = NULL;
 	close_fd(&redirector->parked_fd);
 	close_fd(&redirector->node_fd);
+	close_fd(&redirector->quiet_fd);
 }
 
 /* zp_redirector_attach() - to interfaces that have come since. Return: 0 or -errno. */
@@ -318,6 +321,29 @@ int zp_redirector_watch_parked(struct zp_redirector *redirector,
 void zp_redirector_read_parked(struct zp_redirector *redirector)
 {
 	ring_buffer__consume(redirector->ring);
+}
+
+/* zp_redirector_sweep_quiet() - forget those of which nothing was heard since. */
+void zp_redirector_sweep_quiet(struct zp_redirector *redirector, uint64_t before_ns)
+{
+	struct zp_flow key, next;
+	struct zp_quiet value;
+	int r;
+
+	r = bpf_map_get_next_key(redirector->quiet_fd, NULL, &next);
+	while (r == 0) {
+		key = next;
+		r = bpf_map_get_next_key(redirector->quiet_fd, &key, &next);
+		if (bpf_map_lookup_elem(redirector->quiet_fd, &key, &value) == 0 &&
+		    value.last_ns < before_ns)
+			bpf_map_delete_elem(redirector->quiet_fd, &key);
+	}
+}
+
+/* zp_redirector_count_flow() - a connection from the node to the awake app is no probe. */
+void zp_redirector_count_flow(struct zp_redirector *redirector, const struct zp_flow *flow)
+{
+	bpf_map_delete_elem(redirector->quiet_fd, flow);
 }
 
 static bool is_among(const uint8_t address[16], uint8_t (*addresses)[16], size_t count)

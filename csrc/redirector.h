@@ -11,7 +11,8 @@
 /* The BPF programs of one pod and their maps. */
 struct zp_redirector {
 	struct zp_interfaces interfaces;
-	int places_fd, listeners_fd, flows_fd, opening_fd, counters_fd, parked_fd, node_fd;
+	int places_fd, listeners_fd, flows_fd, opening_fd, counters_fd, parked_fd, node_fd,
+		quiet_fd;
 	struct ring_buffer *ring;
 	struct zp_port *ports; /* ZP_MAX_PORTS, in memory that the programs share; NULL: none */
 	uint64_t places_taken; /* a bit for each */
@@ -23,7 +24,7 @@ struct zp_redirector {
 	{                                                                                          \
 		.interfaces = ZP_INTERFACES_NONE, .places_fd = -EBADF, .listeners_fd = -EBADF,     \
 		.flows_fd = -EBADF, .opening_fd = -EBADF, .counters_fd = -EBADF,                   \
-		.parked_fd = -EBADF, .node_fd = -EBADF                                             \
+		.parked_fd = -EBADF, .node_fd = -EBADF, .quiet_fd = -EBADF                         \
 	}
 
 int zp_redirector_init(struct zp_redirector *redirector, const char *object, int netns_fd,
@@ -37,6 +38,8 @@ void zp_redirector_remove_port(struct zp_redirector *redirector, const struct zp
 int zp_redirector_watch_parked(struct zp_redirector *redirector,
 			       int (*note)(void *argument, void *record, size_t size),
 			       void *argument);
+void zp_redirector_count_flow(struct zp_redirector *redirector, const struct zp_flow *flow);
+void zp_redirector_sweep_quiet(struct zp_redirector *redirector, uint64_t before_ns);
 void zp_redirector_read_parked(struct zp_redirector *redirector);
 int zp_redirector_set_node(struct zp_redirector *redirector, uint8_t (*addresses)[16],
 			   size_t count);

@@ -45,7 +45,7 @@ cdef extern from "activator.h":
         uint64_t proxy_timeout_ns
     cdef struct zp_group_stats:
         uint64_t held, spliced, parked, connections, probes, wakes, refused
-        uint64_t bare_wakes
+        uint64_t probes_awake, bare_wakes
     cdef struct zp_activator_options:
         bint count_loopback
         bint udp
@@ -93,6 +93,7 @@ _COUNTERS = (
     "malformed",
     "unknown_header",
     "vlan",
+    "asked",
     "ignored",
     "forwarded",
     "rewrite_failed",
@@ -297,6 +298,7 @@ cdef class Activator:
             "probes": stats.probes,
             "wakes": stats.wakes,
             "refused": stats.refused,
+            "probes_awake": stats.probes_awake,
             "bare_wakes": stats.bare_wakes,
         }
 
