@@ -90,6 +90,7 @@ int zp_group_awake(struct zp_activator *activator, int group);
 int zp_group_drop(struct zp_activator *activator, int group);
 int zp_group_keep(struct zp_activator *activator, int group, const int *fds, size_t count);
 int zp_group_last_activity(struct zp_activator *activator, int group, uint64_t *ret_ns);
+int zp_group_last_undecided(struct zp_activator *activator, int group, uint64_t *ret_ns);
 int zp_group_stats(struct zp_activator *activator, int group, struct zp_group_stats *ret_stats);
 
 #endif

@@ -388,9 +388,6 @@ int zp_group_keep(struct zp_activator *activator, int number, const int *fds, si
  * zp_group_last_activity() - the latest of its ports, 0 for never; now, while somebody waits for
  * the app to listen, so that it does not sleep again before it was asked
  *
- * It is asked for when the app may be idle. Then is the time to forget connections from the node
- * that have vanished.
- *
  * Return: 0 or -errno.
  */
 int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t *ret_ns)
@@ -409,9 +406,28 @@ int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t 
 	}
 	if (group->state == ZP_GROUP_CONNECTING && zp_group_waiting(group) > 0)
 		latest_ns = zp_now_ns();
-	zp_redirector_sweep_quiet(&activator->redirector, zp_now_ns() - ZP_QUIET_NS);
 	pthread_mutex_unlock(&activator->lock);
 	*ret_ns = latest_ns;
+	return 0;
+}
+
+/*
+ * zp_group_last_undecided() - of connections from the node that live and do not count: when one was
+ * heard of last, 0 for never
+ *
+ * A user may be among them who has just not spoken yet, or a probe that waits for its answer. It is
+ * asked for when the app may be idle; then is the time to forget those that have vanished.
+ *
+ * Return: 0 or -errno.
+ */
+int zp_group_last_undecided(struct zp_activator *activator, int number, uint64_t *ret_ns)
+{
+	struct zp_group *group = lock_group(activator, number);
+
+	if (!group)
+		return -ENOENT;
+	*ret_ns = zp_redirector_sweep_quiet(&activator->redirector, zp_now_ns() - ZP_QUIET_NS);
+	pthread_mutex_unlock(&activator->lock);
 	return 0;
 }
 

@@ -323,21 +323,30 @@ void zp_redirector_read_parked(struct zp_redirector *redirector)
 	ring_buffer__consume(redirector->ring);
 }
 
-/* zp_redirector_sweep_quiet() - forget those of which nothing was heard since. */
-void zp_redirector_sweep_quiet(struct zp_redirector *redirector, uint64_t before_ns)
+/*
+ * zp_redirector_sweep_quiet() - forget those of which nothing was heard since
+ *
+ * Return: when something was heard of any other last; 0: there is none.
+ */
+uint64_t zp_redirector_sweep_quiet(struct zp_redirector *redirector, uint64_t before_ns)
 {
 	struct zp_flow key, next;
 	struct zp_quiet value;
+	uint64_t latest_ns = 0;
 	int r;
 
 	r = bpf_map_get_next_key(redirector->quiet_fd, NULL, &next);
 	while (r == 0) {
 		key = next;
 		r = bpf_map_get_next_key(redirector->quiet_fd, &key, &next);
-		if (bpf_map_lookup_elem(redirector->quiet_fd, &key, &value) == 0 &&
-		    value.last_ns < before_ns)
+		if (bpf_map_lookup_elem(redirector->quiet_fd, &key, &value) < 0)
+			continue;
+		if (value.last_ns < before_ns)
 			bpf_map_delete_elem(redirector->quiet_fd, &key);
+		else if (value.last_ns > latest_ns)
+			latest_ns = value.last_ns;
 	}
+	return latest_ns;
 }
 
 /* zp_redirector_count_flow() - a connection from the node to the awake app is no probe. */

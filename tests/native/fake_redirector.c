@@ -170,10 +170,11 @@ int zp_redirector_set_node(struct zp_redirector *redirector, uint8_t (*addresses
 	return 0;
 }
 
-void zp_redirector_sweep_quiet(struct zp_redirector *redirector, uint64_t before_ns)
+uint64_t zp_redirector_sweep_quiet(struct zp_redirector *redirector, uint64_t before_ns)
 {
 	(void)redirector;
 	(void)before_ns;
+	return 0;
 }
 
 void zp_redirector_count_flow(struct zp_redirector *redirector, const struct zp_flow *flow)

@@ -197,3 +197,28 @@ def test_in_use_nobody_is_asked(make_awake: Callable[..., Pod]) -> None:
     for _ in range(50):
         ask(pod.client.connect(POD_V4))
     assert pod.activator.counters()["asked"] < 25
+
+
+def test_who_has_not_spoken_yet_is_known(make_awake: Callable[..., Pod]) -> None:
+    """As is a probe that waits for its answer: a dump would cut both off."""
+    pod = make_awake("sink")
+    assert pod.activator.last_undecided_ns(0) == 0
+    before = time.monotonic_ns()
+    with pod.client.connect(POD_V4) as made:
+        silent_ns = pod.activator.last_undecided_ns(0)
+        assert before < silent_ns < time.monotonic_ns()
+        made.sendall(PROBE)
+        waiting.until("the answer", lambda: pod.activator.stats(0)["probes_awake"] == 1)
+        assert pod.activator.last_undecided_ns(0) > silent_ns
+        made.shutdown(socket.SHUT_WR)
+        read_all(made)
+    waiting.until("its end", lambda: pod.activator.last_undecided_ns(0) == 0)
+    assert counts(pod, lambda: ask_sink(pod))
+    assert pod.activator.last_undecided_ns(0) == 0
+
+
+def ask_sink(pod: Pod) -> None:
+    with pod.client.connect(POD_V4) as made:
+        made.sendall(REQUEST)
+        made.shutdown(socket.SHUT_WR)
+        read_all(made)

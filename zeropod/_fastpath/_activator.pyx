@@ -70,6 +70,7 @@ cdef extern from "activator.h":
     int zp_group_drop(zp_activator *activator, int group) nogil
     int zp_group_keep(zp_activator *activator, int group, const int *fds, size_t count) nogil
     int zp_group_last_activity(zp_activator *activator, int group, uint64_t *ret_ns) nogil
+    int zp_group_last_undecided(zp_activator *activator, int group, uint64_t *ret_ns) nogil
     int zp_group_stats_of "zp_group_stats"(zp_activator *activator, int group,
                                            zp_group_stats *ret_stats) nogil
 
@@ -285,6 +286,11 @@ cdef class Activator:
     def last_activity_ns(self, int group):
         cdef uint64_t ns = 0
         check(zp_group_last_activity(self._open(), group, &ns))
+        return ns
+
+    def last_undecided_ns(self, int group):
+        cdef uint64_t ns = 0
+        check(zp_group_last_undecided(self._open(), group, &ns))
         return ns
 
     def stats(self, int group):

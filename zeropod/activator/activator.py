@@ -181,5 +181,9 @@ class PortGroup:
         """CLOCK_MONOTONIC; 0 for never."""
         return self._native.last_activity_ns(self._number)
 
+    def last_undecided_ns(self) -> int:
+        """Of live connections from the node that do not count (yet). CLOCK_MONOTONIC; or 0."""
+        return self._native.last_undecided_ns(self._number)
+
     def stats(self) -> dict[str, int]:
         return self._native.stats(self._number)

@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 _NS: Final = 1_000_000_000
+_UNDECIDED_NS: Final = _NS
 _MAX_BACKOFF_NS: Final = 3_600 * _NS
 
 
 class IdleTimer:
     """Calls ``on_idle`` once when nothing has happened for ``duration_ns``; `start` sets it again.
 
-    ``last_activity_ns``: CLOCK_MONOTONIC of the last packet, 0 for none.
+    ``last_activity_ns``: CLOCK_MONOTONIC of the last packet, 0 for none. ``last_undecided_ns``: of
+    the last one of which it is not known whether it counts; no sleep for a second after it.
     """
 
     def __init__(
@@ -31,11 +33,13 @@ class IdleTimer:
         duration_ns: int,
         last_activity_ns: Callable[[], int],
         on_idle: Callable[[], None],
+        last_undecided_ns: Callable[[], int] = lambda: 0,
     ) -> None:
         self._loop = loop
         self._duration_ns = duration_ns
         self._last_activity_ns = last_activity_ns
         self._on_idle = on_idle
+        self._last_undecided_ns = last_undecided_ns
         self._handle: asyncio.TimerHandle | None = None
         self._running = False
         self._inhibitors: Counter[str] = Counter()
@@ -92,7 +96,10 @@ class IdleTimer:
 
     def _due_ns(self) -> int:
         last_ns = max(self._since_ns, self._last_activity_ns())
-        return max(self._not_before_ns, last_ns + max(self._duration_ns, self._backoff_ns))
+        due_ns = last_ns + max(self._duration_ns, self._backoff_ns)
+        if undecided_ns := self._last_undecided_ns():
+            due_ns = max(due_ns, undecided_ns + _UNDECIDED_NS)
+        return max(self._not_before_ns, due_ns)
 
     def _on_timer(self) -> None:
         if self.is_due:

@@ -71,6 +71,7 @@ class Group(Trigger, Protocol):
     def drop(self) -> None: ...
     def close(self) -> None: ...
     def last_activity_ns(self) -> int: ...
+    def last_undecided_ns(self) -> int: ...
 
 
 class Sleeper(Protocol):
@@ -135,6 +136,7 @@ class Scaler:
             container.settings.scaledown_duration_ns,
             self._last_activity_ns,
             self._on_idle,
+            self._last_undecided_ns,
         )
         self._group: Group | None = None
         self._store: ImageStore | None = None
@@ -261,6 +263,9 @@ class Scaler:
 
     def _last_activity_ns(self) -> int:
         return self._group.last_activity_ns() if self._group is not None else 0
+
+    def _last_undecided_ns(self) -> int:
+        return self._group.last_undecided_ns() if self._group is not None else 0
 
     async def _fall_asleep(self) -> None:
         container = self._container

@@ -132,7 +132,7 @@ class FakeGroup:
         self.held = 0
         self.closed = False
         self.kept: tuple[int, ...] = ()
-        self.last_ns = 0
+        self.last_ns = self.undecided_ns = 0
 
     def _fire(self) -> None:
         assert self.plan is not None
@@ -189,6 +189,9 @@ class FakeGroup:
 
     def last_activity_ns(self) -> int:
         return self.last_ns
+
+    def last_undecided_ns(self) -> int:
+        return self.undecided_ns
 
 
 class FakeReaper:

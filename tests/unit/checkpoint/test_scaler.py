@@ -154,15 +154,17 @@ async def test_a_connection_during_the_dump_wakes_right_after(rig: Rig) -> None:
     assert len(rig.group.fired) == 1
 
 
+@pytest.mark.parametrize("which", ["last_ns", "undecided_ns"])
 async def test_a_packet_between_the_look_and_the_hold_keeps_it_awake(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    """Its connection is the app's, and would not outlive the dump."""
+    """Its connection is the app's, and would not outlive the dump. Nor would one of the node's of
+    which it is not known yet whether it counts."""
     hold = FakeGroup.hold
 
     def too_late(group: FakeGroup) -> None:
         hold(group)
-        group.last_ns = time.monotonic_ns() + 10**12
+        setattr(group, which, time.monotonic_ns() + 10**12)
 
     monkeypatch.setattr(FakeGroup, "hold", too_late)
     rig.scaler.started()
@@ -175,7 +177,7 @@ async def test_a_packet_between_the_look_and_the_hold_keeps_it_awake(
     assert rig.container.state is State.RUNNING
     assert not rig.scaler.history.checkpoints.errors
     monkeypatch.undo()
-    rig.group.last_ns = 0
+    rig.group.last_ns = rig.group.undecided_ns = 0
     rig.scaler._on_idle()
     await rig.until(Phase.ASLEEP)
 
@@ -493,6 +495,17 @@ async def test_sigkill_does_not_wait_for_a_dump(rig: Rig) -> None:
     rig.engine.dump = [CheckpointFailed("init is gone")]
     rig.engine.go_on.set()
     assert await kill is Delivery.DUE  # to what is gone: its exit is told by the container
+
+
+async def test_who_may_be_a_user_is_waited_for_a_second(rig: Rig) -> None:
+    rig.scaler.started()
+    await rig.until(Phase.ASLEEP)
+    idle = rig.scaler._idle
+    assert idle.is_due
+    rig.group.undecided_ns = time.monotonic_ns()
+    assert not idle.is_due
+    rig.group.undecided_ns -= 10**9
+    assert idle.is_due
 
 
 @pytest.mark.parametrize(("number", "seconds"), [(15, 3000), (3, 3000), (10, 50), (0, 0)])
