@@ -9,7 +9,7 @@ SOURCES := zeropod lab tests benchmarks setup.py
 C_SOURCES = $(shell git ls-files '*.c' '*.h')
 
 .PHONY: help host-packages venv ext lab lab-shell demo test test-fast lint unit native netns criu \
-	package containerd containerd-v2 containerd-old containerd-new many soak vm-test bench wheel \
+	package containerd containerd-v2 containerd-old containerd-new many soak storm vm-test bench wheel \
 	clean format
 
 help: ## list the targets
@@ -101,6 +101,10 @@ soak: lab ## pods that come, sleep, wake and go while processes are killed (MINU
 
 vm-test: lab ## a node in a virtual machine, with kernels 6.1 and 6.12 (up to 30 minutes; root)
 	$(BIN)/python -m lab.vm
+
+CYCLES ?= 10000
+storm: lab ## openers at random moments around the scale-down (CYCLES=10000, some 40 minutes; root)
+	$(BIN)/python -m lab.storm --cycles $(CYCLES)
 
 bench: lab ## latency and memory, interleaved with the stock shim
 	$(BIN)/python -m benchmarks
