@@ -171,7 +171,9 @@ def test_nothing_is_remembered_of_probes_that_have_ended(make_awake: Callable[..
         for _ in range(2500):
             assert ask(pod.client.connect(POD_V4), PROBE).startswith(b"HTTP/1.1 200")
 
-    assert not counts(pod, probes)
+    probes()
+    waiting.until("the end of all", lambda: pod.activator.last_undecided_ns(0) == 0)
+    assert not counts(pod, lambda: ask(pod.client.connect(POD_V4), PROBE))
 
 
 def test_a_tuple_that_is_used_again_is_another_connection(make_awake: Callable[..., Pod]) -> None:
