@@ -29,7 +29,8 @@ from zeropod.container.container import Container, CreateRequest
 from zeropod.container.events import Event, Stdio
 from zeropod.container.phase import Phase
 from zeropod.container.pod import Pod
-from zeropod.container.scaler import Scaler, make_scaler
+from zeropod.container.scaler import Scaler
+from zeropod.container.scaling import make_scaler
 from zeropod.container.state import State
 from zeropod.errors import NotFound
 from zeropod.oci.mounts import unmount_all, unmount_below

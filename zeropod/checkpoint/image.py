@@ -22,17 +22,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from zeropod.errors import ImageCorrupt
+from zeropod.oci.reaper import Reaper
 
 if TYPE_CHECKING:
     from zeropod.checkpoint.held import Held
+
+log = logging.getLogger(__name__)
 
 _SMALL: Final = 1 << 20
 _KEEP_LIMIT: Final = 256 << 20
@@ -293,6 +297,13 @@ def sweep(root: str) -> list[str]:
     for path in found:
         shutil.rmtree(path, ignore_errors=True)
     return [path.name.removeprefix(_DOOMED) for path in found]
+
+
+async def remove(reaper: Reaper, paths: Sequence[Path]) -> None:
+    """Remove directories that may be large, without holding up the event loop."""
+    done = await reaper.run(["rm", "-rf", "--", *map(str, paths)])
+    if done.status:
+        log.error("images are not removed: %s", done.output.decode(errors="replace").strip())
 
 
 def _lock(path: Path) -> int | None:

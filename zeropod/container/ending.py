@@ -56,7 +56,7 @@ class Ending:
         container.report(Outcome.STOPPING)
         leftovers = lived and container.bundle.namespace_path("pid") != ""
         end = self._end(exit, leftovers=leftovers, paused=paused)
-        container.pod.own(container.pod.loop.create_task(end, name=f"exit {container.id}"))
+        container.pod.tasks.begin(end, f"exit {container.id}")
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:

@@ -170,7 +170,7 @@ class Execs:
         if exec.release is not None:
             exec.release()
         end = self._tell(exec, exit)
-        container.pod.own(container.pod.loop.create_task(end, name=f"exit {exec.id}"))
+        container.pod.tasks.begin(end, f"exit {exec.id}")
 
     async def _tell(self, exec: Exec, exit: Exit) -> None:
         assert exec.over is not None

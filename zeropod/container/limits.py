@@ -38,7 +38,7 @@ class Limits:
         if self._due:
             self._due = False
             pod = self._container.pod
-            pod.own(pod.loop.create_task(self._set_again(), name=f"limits {self._container.id}"))
+            pod.tasks.begin(self._set_again(), f"limits {self._container.id}")
 
     async def _set_again(self) -> None:
         container = self._container

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,14 +10,13 @@ from zeropod.activator.activator import PodActivator
 from zeropod.config import NodeSettings, Settings
 from zeropod.container.events import Event
 from zeropod.container.report import Feed
+from zeropod.container.tasks import Tasks
 from zeropod.oci.reaper import Reaper
 from zeropod.oci.runtime import Runtime, RuntimeOptions
 
 if TYPE_CHECKING:
     from zeropod.container.container import Container
     from zeropod.container.scaler import Scaler
-
-log = logging.getLogger(__name__)
 
 
 class Pod:
@@ -47,7 +45,7 @@ class Pod:
         self.reaper = Reaper(loop)
         self.feed = Feed()
         self._activators: dict[str, PodActivator] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tasks = Tasks()
 
     def runtime(self, options: RuntimeOptions) -> Runtime:
         return Runtime(self.reaper, options, self.namespace)
@@ -69,22 +67,9 @@ class Pod:
             )
         return self._activators[netns]
 
-    def own(self, task: asyncio.Task[None]) -> None:
-        """Keep a task until it ends; a failure is logged, for nobody else would see it."""
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("task %s failed", task.get_name(), exc_info=error)
-
     async def close(self) -> None:
         """Close the activators and end every task. Idempotent."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+        await self.tasks.end()
         for activator in self._activators.values():
             activator.close()
         self._activators.clear()

@@ -15,30 +15,26 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final
 
 from zeropod._fastpath import _heap
 from zeropod._fastpath._activator import Event, EventKind, RestorePlan
 from zeropod.activator import ports
 from zeropod.checkpoint import image
-from zeropod.checkpoint.engine import Engine, Stdio, Target
-from zeropod.checkpoint.fresh import FreshEngine
+from zeropod.checkpoint.engine import Engine, Target
 from zeropod.checkpoint.image import ImageDir, ImageStore
-from zeropod.checkpoint.runc import RuncEngine
-from zeropod.config import Settings
 from zeropod.container.disposition import Delivery
 from zeropod.container.idle import IdleTimer
 from zeropod.container.phase import UP, Move, Phase, advance
-from zeropod.container.process import Init
 from zeropod.container.report import History, Outcome
 from zeropod.container.reserve import Reserved
 from zeropod.container.signals import Signals
+from zeropod.container.sleeper import FindPorts, Group, OpenGroup, Sleeper
 from zeropod.container.state import Verb
-from zeropod.container.wake import Trigger, Wake, unplanned
+from zeropod.container.tasks import Tasks
+from zeropod.container.wake import Wake, unplanned
 from zeropod.errors import (
     ActivatorError,
     FailedPrecondition,
@@ -46,11 +42,7 @@ from zeropod.errors import (
     ZeropodError,
     with_log,
 )
-from zeropod.oci.bundle import Bundle
-from zeropod.oci.reaper import Exit, Reaper
-
-if TYPE_CHECKING:
-    from zeropod.container.container import Container
+from zeropod.oci.reaper import Exit
 
 log = logging.getLogger(__name__)
 
@@ -60,39 +52,6 @@ _STOP_S: Final = 3600.0
 _SIGNAL_S: Final = 60.0
 _LARGE_BYTES: Final = 64 << 20
 _REST_S: Final = 0.1
-
-
-class Group(Trigger, Protocol):
-    """What is needed of `activator.PortGroup`."""
-
-    def disarm(self) -> bool: ...
-    def awake(self) -> None: ...
-    def keep(self, fds: Sequence[int]) -> None: ...
-    def drop(self) -> None: ...
-    def close(self) -> None: ...
-    def last_activity_ns(self) -> int: ...
-    def last_undecided_ns(self) -> int: ...
-
-
-class Sleeper(Protocol):
-    """What is needed of `Container`."""
-
-    id: str
-    bundle: Bundle
-    settings: Settings
-    init: Init
-    reaper: Reaper
-    lock: asyncio.Lock
-
-    def stdio_for_restore(self) -> Stdio: ...
-    def move(self, verb: Verb) -> None: ...
-    def adopt(self, pid: int) -> None: ...
-    def publish_exit(self, exit: Exit) -> None: ...
-    def report(self, outcome: Outcome, duration_ns: int = 0, log: str = "") -> None: ...
-
-
-FindPorts = Callable[[int, ports.Declared], Awaitable[frozenset[int]]]
-OpenGroup = Callable[[frozenset[int], Callable[[Event], None]], Group]
 
 
 class Scaler:
@@ -144,7 +103,7 @@ class Scaler:
         self._images: ImageDir | None = None
         self._plan: RestorePlan | None = None
         self._wake: Wake | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._waiters: list[asyncio.Future[None]] = []
         self._signals = Signals(self, container)
         self._reads = False
@@ -154,7 +113,7 @@ class Scaler:
 
     def started(self) -> None:
         """The container runs: find its ports, then watch them."""
-        self._own(self._find(), "find ports")
+        self._tasks.begin(self._find(), f"find ports {self._container.id}")
 
     def ended(self) -> None:
         """The container has ended, whatever the reason. Idempotent."""
@@ -163,7 +122,7 @@ class Scaler:
         if self._images is not None:
             self._images.release()
         if self.phase is Phase.FINDING:
-            self._cancel_tasks()
+            self._tasks.cancel()
         self._advance(Move.END)
         if self._group is not None:
             self._group.drop()
@@ -209,7 +168,7 @@ class Scaler:
         self._idle.touch()
         if self.phase in (Phase.DUMPING, Phase.ASLEEP) and not self._reads:
             self._reads = True
-            self._own(self._wake_to_read(), "wake to read")
+            self._tasks.begin(self._wake_to_read(), f"wake to read {self._container.id}")
 
     async def _wake_to_read(self) -> None:
         try:
@@ -236,8 +195,7 @@ class Scaler:
         await self.past(Phase.DUMPING)
         await self.abandon()
         self.ended()
-        if tasks := self._cancel_tasks():
-            await asyncio.wait(tasks)
+        await self._tasks.end()
         if self._store is not None:
             self._store.close()
 
@@ -259,7 +217,7 @@ class Scaler:
         self._idle.start()
 
     def _on_idle(self) -> None:
-        self._own(self._fall_asleep(), "scale down")
+        self._tasks.begin(self._fall_asleep(), f"scale down {self._container.id}")
 
     def _last_activity_ns(self) -> int:
         return self._group.last_activity_ns() if self._group is not None else 0
@@ -418,7 +376,7 @@ class Scaler:
         # From now on until the new init is known, no zombie may be swept that could be it.
         hold = contextlib.ExitStack()
         hold.enter_context(self._container.reaper.command())
-        self._own(self._wake_up(self._wake, hold), "wake")
+        self._tasks.begin(self._wake_up(self._wake, hold), f"wake {self._container.id}")
         return self._wake
 
     async def _wake_up(self, wake: Wake, hold: contextlib.ExitStack) -> None:
@@ -502,8 +460,8 @@ class Scaler:
             images.discard()
         else:
             with contextlib.suppress(OSError):  # what cannot be renamed is removed with the store
-                work = remove(self._container.reaper, [images.condemn()])
-                self._own(work, "remove images")
+                work = image.remove(self._container.reaper, [images.condemn()])
+                self._tasks.begin(work, f"remove images {self._container.id}")
 
     def _close_plan(self) -> None:
         if self._plan is not None:
@@ -524,54 +482,3 @@ class Scaler:
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         await waiter
-
-    def _own(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = self._loop.create_task(work, name=f"{name} {self._container.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._task_ended)
-
-    def _cancel_tasks(self) -> list[asyncio.Task[None]]:
-        """Cancel those that are under way, but for the one that asks. Returns them."""
-        others = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        return others
-
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("task %s failed", task.get_name(), exc_info=error)
-
-
-async def remove(reaper: Reaper, paths: Sequence[Path]) -> None:
-    """Remove directories that may be large, without holding up the event loop."""
-    done = await reaper.run(["rm", "-rf", "--", *map(str, paths)])
-    if done.status:
-        log.error("images are not removed: %s", done.output.decode(errors="replace").strip())
-
-
-def make_scaler(container: Container) -> Scaler:
-    """A scaler with the engines and the activator of the container's pod."""
-    pod = container.pod
-    fresh = FreshEngine(container.runtime, container.reaper)
-    engine: Engine = fresh
-    if not container.settings.disable_checkpointing:
-        engine = RuncEngine(container.runtime, container.reaper, container.bundle)
-
-    def open_group(found: frozenset[int], on_event: Callable[[Event], None]) -> Group:
-        activator = pod.activator(container.netns, container.settings)
-        return activator.add(sorted(found), container.settings, on_event)
-
-    def open_store() -> ImageStore:
-        if dead := image.condemn(pod.node.image_root):
-            pod.own(pod.loop.create_task(remove(container.reaper, dead), name="remove images"))
-        return ImageStore.open(pod.node.image_root, f"{pod.namespace}.{container.id}")
-
-    return Scaler(
-        container,
-        engine,
-        fresh,
-        open_group=open_group,
-        open_store=open_store,
-        reserve=partial(Reserved.take, container.netns),
-    )

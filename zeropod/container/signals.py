@@ -20,7 +20,8 @@ from zeropod.errors import FailedPrecondition, RestoreFailed
 from zeropod.oci.reaper import Exit
 
 if TYPE_CHECKING:
-    from zeropod.container.scaler import Scaler, Sleeper
+    from zeropod.container.scaler import Scaler
+    from zeropod.container.sleeper import Sleeper
 
 _SIGKILL: Final = 9
 _SIGTERM: Final = 15

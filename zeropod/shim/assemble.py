@@ -19,7 +19,7 @@ import uvloop
 from zeropod._fastpath._command import set_open_files
 from zeropod.config import NodeSettings
 from zeropod.container.pod import Pod
-from zeropod.container.scaler import make_scaler
+from zeropod.container.scaling import make_scaler
 from zeropod.oci.joined import Host
 from zeropod.shim.bootstrap import ShimSocket, claim
 from zeropod.shim.main import Shim

@@ -200,7 +200,7 @@ async def test_an_update_asleep_is_noted_and_set_after_the_restore(make: Make) -
     for state in (State.WAKING, State.RUNNING):
         box.container.state_now = state
         box.container.limits.awake() if state is State.RUNNING else None
-    await asyncio.wait(box.pod._tasks)
+    await asyncio.wait(box.pod.tasks)
     assert [update["memory"] for update in _updates(box)] == [{"limit": 300 << 20}]
     box.container.limits.awake()
     assert len(_updates(box)) == 1
