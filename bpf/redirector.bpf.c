@@ -140,10 +140,26 @@ static __always_inline struct zp_port *find_port(__be16 port_be, __u8 protocol)
 	return place ? bpf_map_lookup_elem(&ports, place) : NULL;
 }
 
-static __always_inline void touch(struct zp_port *port, struct __sk_buff *skb)
+static __always_inline void touch(struct zp_port *port, struct __sk_buff *skb, const __u8 *remote,
+				  __be16 remote_port_be)
 {
-	if (skb->ifindex != LO || settings.count_loopback)
-		port->last_activity_ns = bpf_ktime_get_ns();
+	if (skb->ifindex == LO && !settings.count_loopback)
+		return;
+	port->last_activity_ns = bpf_ktime_get_ns();
+	__builtin_memcpy(port->remote, remote, 16);
+	port->remote_port_be = remote_port_be;
+}
+
+static __always_inline void touch_in(struct zp_port *port, struct __sk_buff *skb,
+				     const struct packet *packet)
+{
+	touch(port, skb, packet->source, packet->source_be);
+}
+
+static __always_inline void touch_out(struct zp_port *port, struct __sk_buff *skb,
+				      const struct packet *packet)
+{
+	touch(port, skb, packet->dest, packet->dest_be);
 }
 
 /*
@@ -239,7 +255,7 @@ static __always_inline int hold(struct __sk_buff *skb, const struct packet *pack
 	int r = park(skb, packet, flow, isn_be, ZP_RECORD_PARKED);
 
 	count(r < 0 ? ZP_COUNT_PARKED_FULL : ZP_COUNT_PARKED);
-	touch(port, skb);
+	touch_in(port, skb, packet);
 	return DROP;
 }
 
@@ -268,7 +284,7 @@ static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packe
 	}
 	if (port->mode == ZP_MODE_PASS) {
 		if (!port->probes || !is_of_node(packet->source) || !quiet_open(flow))
-			touch(port, skb);
+			touch_in(port, skb, packet);
 		return PASS;
 	}
 	if (!is_local(skb, packet)) {
@@ -334,7 +350,7 @@ int zp_ingress(struct __sk_buff *skb)
 		return PASS;
 	if (skb->mark == ZP_MARK_BACK) {
 		skb->mark = 0;
-		touch(port, skb);
+		touch_in(port, skb, &packet);
 		return PASS;
 	}
 	if (is_ignored(packet.source)) {
@@ -348,7 +364,7 @@ int zp_ingress(struct __sk_buff *skb)
 	if (packet.protocol == IPPROTO_UDP) {
 		if (port->mode != ZP_MODE_PASS && is_local(skb, &packet))
 			return hold(skb, &packet, port, &flow, 0);
-		touch(port, skb);
+		touch_in(port, skb, &packet);
 		return PASS;
 	}
 	if ((packet.flags & (ZP_FLAG_SYN | ZP_FLAG_ACK)) == ZP_FLAG_SYN)
@@ -357,11 +373,11 @@ int zp_ingress(struct __sk_buff *skb)
 	if (!route) {
 		if (!port->probes || !is_of_node(packet.source) ||
 		    !quiet_in(skb, &packet, port, &flow))
-			touch(port, skb);
+			touch_in(port, skb, &packet);
 		return PASS;
 	}
 	if (!is_bare_ack(skb, &packet))
-		touch(port, skb);
+		touch_in(port, skb, &packet);
 	count(ZP_COUNT_FLOW_IN);
 	return to_activator(skb, &packet, route->activator_port_be);
 }
@@ -387,7 +403,7 @@ int zp_egress(struct __sk_buff *skb)
 		if (is_ignored(packet.dest) ||
 		    (port->probes && is_of_node(packet.dest) && quiet_out(&packet)))
 			return PASS;
-		touch(port, skb);
+		touch_out(port, skb, &packet);
 		return PASS;
 	}
 	if (packet.protocol != IPPROTO_TCP)
@@ -397,7 +413,7 @@ int zp_egress(struct __sk_buff *skb)
 		return PASS;
 	port = find_port(*app_be, IPPROTO_TCP);
 	if (port && !is_bare_ack(skb, &packet))
-		touch(port, skb);
+		touch_out(port, skb, &packet);
 	count(ZP_COUNT_FLOW_OUT);
 	return rewrite(skb, packet.transport + ZP_TCP_CHECK, packet.transport + ZP_PORT_SOURCE,
 		       packet.source_be, *app_be);

@@ -69,12 +69,14 @@ enum zp_mode {
 /* In an array that user space has mapped: both sides read and write it in place. */
 struct zp_port {
 	__u64 last_activity_ns; /* CLOCK_MONOTONIC; 0: never */
+	__u8 remote[16];	/* whose it was, to be shown; two at once may mix it */
+	__be16 remote_port_be;
 	__be16 activator_port_be;
 	__u8 mode;   /* enum zp_mode */
 	__u8 probes; /* whether the kubelet's probes do not count */
-	__u8 padding[4];
+	__u8 padding[2];
 };
-_Static_assert(sizeof(struct zp_port) == 16, "struct zp_port");
+_Static_assert(sizeof(struct zp_port) == 32, "struct zp_port");
 
 /* A redirected connection. IPv4 addresses are mapped into IPv6. */
 struct zp_flow {

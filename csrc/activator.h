@@ -71,6 +71,21 @@ struct zp_group_stats {
 	uint64_t bare_wakes; /* by parked SYNs of which no handshake was completed */
 };
 
+/* Why a connection from the node counts, though it may be a probe's. */
+enum zp_unread { ZP_UNREAD_NO, ZP_UNREAD_TLS, ZP_UNREAD_HTTP2 };
+
+/* A tracked port, to be shown. */
+struct zp_port_view {
+	uint64_t last_activity_ns; /* CLOCK_MONOTONIC; 0: never, and what follows means nothing */
+	uint8_t remote[16];	   /* whose it was; IPv4 is mapped into IPv6 */
+	uint16_t remote_port;
+	uint16_t number;
+	uint8_t protocol;
+	uint8_t mode; /* enum zp_mode */
+	bool of_node; /* whether that is an address of the node */
+	enum zp_unread unread;
+};
+
 int zp_activator_new(int netns_fd, const char *bpf_object,
 		     const struct zp_activator_options *options,
 		     struct zp_activator **ret_activator, const char **ret_step);
@@ -92,5 +107,7 @@ int zp_group_keep(struct zp_activator *activator, int group, const int *fds, siz
 int zp_group_last_activity(struct zp_activator *activator, int group, uint64_t *ret_ns);
 int zp_group_last_undecided(struct zp_activator *activator, int group, uint64_t *ret_ns);
 int zp_group_stats(struct zp_activator *activator, int group, struct zp_group_stats *ret_stats);
+int zp_group_view(struct zp_activator *activator, int group, struct zp_port_view *views,
+		  size_t *ret_count);
 
 #endif

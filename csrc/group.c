@@ -32,8 +32,8 @@ static bool may(const struct zp_group *group, enum verb verb)
 	return allowed[verb] & BIT(group->state);
 }
 
-/* Return: the group with the lock taken, or NULL without it. */
-static struct zp_group *lock_group(struct zp_activator *activator, int number)
+/* zp_group_lock() - Return: the group with the lock taken, or NULL without it. */
+struct zp_group *zp_group_lock(struct zp_activator *activator, int number)
 {
 	struct zp_group *group = NULL;
 
@@ -210,7 +210,7 @@ int zp_group_add(struct zp_activator *activator, const struct zp_wake_port *port
 
 int zp_group_remove(struct zp_activator *activator, int number)
 {
-	struct zp_group *group = lock_group(activator, number);
+	struct zp_group *group = zp_group_lock(activator, number);
 
 	if (!group)
 		return -ENOENT;
@@ -225,7 +225,7 @@ int zp_group_remove(struct zp_activator *activator, int number)
 static int act(struct zp_activator *activator, int number, enum verb verb,
 	       int (*action)(struct zp_group *group, void *argument), void *argument)
 {
-	struct zp_group *group = lock_group(activator, number);
+	struct zp_group *group = zp_group_lock(activator, number);
 	int r = -EINVAL;
 
 	if (!group)
@@ -362,7 +362,7 @@ int zp_group_drop(struct zp_activator *activator, int group)
  */
 int zp_group_keep(struct zp_activator *activator, int number, const int *fds, size_t count)
 {
-	struct zp_group *group = lock_group(activator, number);
+	struct zp_group *group = zp_group_lock(activator, number);
 	size_t i;
 	int fd, r = 0;
 
@@ -392,7 +392,7 @@ int zp_group_keep(struct zp_activator *activator, int number, const int *fds, si
  */
 int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t *ret_ns)
 {
-	struct zp_group *group = lock_group(activator, number);
+	struct zp_group *group = zp_group_lock(activator, number);
 	uint64_t latest_ns = 0, ns;
 	size_t i;
 
@@ -422,23 +422,11 @@ int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t 
  */
 int zp_group_last_undecided(struct zp_activator *activator, int number, uint64_t *ret_ns)
 {
-	struct zp_group *group = lock_group(activator, number);
+	struct zp_group *group = zp_group_lock(activator, number);
 
 	if (!group)
 		return -ENOENT;
 	*ret_ns = zp_redirector_sweep_quiet(&activator->redirector, zp_now_ns() - ZP_QUIET_NS);
-	pthread_mutex_unlock(&activator->lock);
-	return 0;
-}
-
-int zp_group_stats(struct zp_activator *activator, int number, struct zp_group_stats *ret_stats)
-{
-	struct zp_group *group = lock_group(activator, number);
-
-	if (!group)
-		return -ENOENT;
-	*ret_stats = group->stats;
-	ret_stats->held = zp_group_waiting(group);
 	pthread_mutex_unlock(&activator->lock);
 	return 0;
 }

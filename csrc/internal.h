@@ -139,6 +139,8 @@ struct zp_group {
 	uint64_t accept_first_until_ns;
 	unsigned int bare_wakes;
 	struct zp_group_stats stats;
+	struct zp_flow unread_flow; /* the last one from the node that cannot be read, */
+	enum zp_unread unread;	    /* and why */
 };
 
 struct zp_linger {
@@ -203,6 +205,7 @@ void zp_ports_hold(struct zp_group *group, bool on);
 size_t zp_ports_parked(struct zp_group *group);
 size_t zp_ports_return(struct zp_group *group);
 
+struct zp_group *zp_group_lock(struct zp_activator *activator, int number);
 void zp_group_forget_plan(struct zp_group *group);
 void zp_group_close_kept(struct zp_group *group);
 void zp_group_connect(struct zp_group *group);

@@ -262,7 +262,13 @@ static void decide(struct zp_activator *activator, struct zp_port_entry *port,
 		port->group->stats.probes_awake++;
 		return;
 	}
+	port->group->unread_flow = parked->flow;
+	port->group->unread = data < end
+				      ? zp_probe_unread((const char *)parked->frame + data, limit)
+				      : ZP_UNREAD_NO;
 	zp_redirector_count_flow(&activator->redirector, &parked->flow);
+	memcpy(port->shared->remote, parked->flow.remote, sizeof(port->shared->remote));
+	port->shared->remote_port_be = parked->flow.remote_port_be;
 	__atomic_store_n(&port->shared->last_activity_ns, zp_now_ns(), __ATOMIC_RELAXED);
 }
 

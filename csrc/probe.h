@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include "activator.h"
+
 enum zp_verdict {
 	ZP_PROBE_MORE, /* cannot tell yet */
 	ZP_PROBE_YES,  /* a kubelet's HTTP probe */
@@ -11,6 +13,7 @@ enum zp_verdict {
 };
 
 enum zp_verdict zp_probe_classify(const char *bytes, size_t size, size_t limit);
+enum zp_unread zp_probe_unread(const char *bytes, size_t size);
 extern const char zp_probe_answer[];
 extern const size_t zp_probe_answer_size;
 

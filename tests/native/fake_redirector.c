@@ -94,6 +94,12 @@ int zp_redirector_add_port(struct zp_redirector *redirector, const struct zp_wak
 	return 0;
 }
 
+bool zp_redirector_is_of_node(struct zp_redirector *redirector, const uint8_t address[16])
+{
+	(void)redirector;
+	return address[15] == 1;
+}
+
 void zp_redirector_remove_port(struct zp_redirector *redirector, const struct zp_wake_port *wake,
 			       struct zp_port *shared)
 {

@@ -282,6 +282,39 @@ static void the_last_activity_is_the_latest_port(void)
 	zp_activator_free(activator);
 }
 
+static void a_view_has_all_ports_and_says_whose_they_were(void)
+{
+	struct zp_activator *activator = zp_fixture_open();
+	struct zp_group_options options = zp_fixture_options();
+	const struct zp_wake_port ports[] = {{APP_PORT, IPPROTO_TCP}, {APP_PORT + 5, IPPROTO_UDP}};
+	struct zp_port_view views[ZP_MAX_PORTS];
+	struct zp_port *shared;
+	size_t count = 0;
+	int group;
+
+	CHECK(zp_group_add(activator, ports, 2, &options, &group) == 0);
+	shared = activator->groups[group]->ports[1].shared;
+	shared->remote[15] = 1; /* the fake's node */
+	shared->remote_port_be = htons(4711);
+	CHECK(zp_group_view(activator, group, views, &count) == 0 && count == 2);
+	CHECK(views[0].number == APP_PORT && views[0].protocol == IPPROTO_TCP);
+	CHECK(views[0].last_activity_ns == APP_PORT && !views[0].of_node);
+	CHECK(views[1].number == APP_PORT + 5 && views[1].protocol == IPPROTO_UDP);
+	CHECK(views[1].remote_port == 4711 && views[1].remote[15] == 1 && views[1].of_node);
+	CHECK(views[1].mode == ZP_MODE_PASS && views[1].unread == ZP_UNREAD_NO);
+	CHECK(zp_group_hold(activator, group) == 0);
+	activator->groups[group]->unread = ZP_UNREAD_TLS;
+	CHECK(zp_group_view(activator, group, views, &count) == 0);
+	CHECK(views[1].mode == ZP_MODE_PARK_ALL && views[1].unread == ZP_UNREAD_NO);
+	activator->groups[group]->unread_flow.remote[15] = 1;
+	activator->groups[group]->unread_flow.remote_port_be = htons(4711);
+	CHECK(zp_group_view(activator, group, views, &count) == 0);
+	CHECK(views[1].unread == ZP_UNREAD_TLS && views[0].unread == ZP_UNREAD_NO);
+	CHECK(zp_group_remove(activator, group) == 0);
+	CHECK(zp_group_view(activator, group, views, &count) == -ENOENT);
+	zp_activator_free(activator);
+}
+
 void zp_tests_group(void)
 {
 	RUN(every_state_and_every_verb);
@@ -292,4 +325,5 @@ void zp_tests_group(void)
 	RUN(the_ready_file_makes_it_connect);
 	RUN(what_cannot_be_set_up_leaves_nothing);
 	RUN(the_last_activity_is_the_latest_port);
+	RUN(a_view_has_all_ports_and_says_whose_they_were);
 }

@@ -22,12 +22,14 @@ from pathlib import Path
 
 import pytest
 
+from lab import waiting
 from tests.netns import bpf
 from zeropod._fastpath._activator import Activation, Activator, Event, EventKind, RestorePlan
 from zeropod._fastpath._netns import socket_in
 
 APP = Path(__file__).with_name("app.py")
 PORT = 8080
+BUSY_NS = 100_000_000  # ZP_BUSY_NS
 POD_V4, CLIENT_V4 = "10.9.0.2", "10.9.0.1"
 POD_V6, CLIENT_V6 = "fd09::2", "fd09::1"
 OPTIONS = {
@@ -166,6 +168,12 @@ class Pod:
         if EventKind.READY not in {event.kind for event in self.seen}:
             self.wait(EventKind.READY)
 
+    def wait_quiet(self) -> int:
+        """Wait out the time after activity in which everything counts. Returns when that was."""
+        last_ns = self.activator.last_activity_ns(0)
+        waiting.until("quiet", lambda: time.monotonic_ns() - last_ns > BUSY_NS, interval=0.01)
+        return last_ns
+
     def kill_app(self) -> None:
         while self.children:
             pid = self.children.pop()
@@ -235,3 +243,20 @@ def make_pod(
 @pytest.fixture
 def pod(make_pod: Callable[..., Pod]) -> Pod:
     return make_pod()
+
+
+@pytest.fixture
+def make_awake(
+    make_pod: Callable[..., Pod], wire: tuple[Namespace, Namespace]
+) -> Callable[..., Pod]:
+    """A pod whose node the client is, woken from a sleep."""
+
+    def make(mode: str, **options: object) -> Pod:
+        with bpf.inside(wire[1].fd):
+            pod = make_pod()
+        group = pod.asleep(mode, **options)
+        pod.activator.wake(group)
+        pod.wait(EventKind.READY)
+        return pod
+
+    return make

@@ -12,33 +12,16 @@ from collections.abc import Callable
 import pytest
 
 from lab import waiting
-from tests.netns import bpf
 from tests.netns.conftest import CLIENT_V4, POD_V4, POD_V6, PORT, Namespace, Pod, reset
 from tests.netns.test_wake import PROBE, REQUEST, ask, read_all
-from zeropod._fastpath._activator import EventKind
 
 MakePod = Callable[..., Pod]
-BUSY_NS = 100_000_000
 AGENT = b"User-Agent: kube-probe/1.31\r\n"
-
-
-@pytest.fixture
-def make_awake(make_pod: MakePod, wire: tuple[Namespace, Namespace]) -> Callable[..., Pod]:
-    def make(mode: str, **options: object) -> Pod:
-        with bpf.inside(wire[1].fd):
-            pod = make_pod()
-        group = pod.asleep(mode, **options)
-        pod.activator.wake(group)
-        pod.wait(EventKind.READY)
-        return pod
-
-    return make
 
 
 def counts(pod: Pod, act: Callable[[], object]) -> bool:
     """Whether it is activity; after the time in which everything is, for the app is in use."""
-    before = pod.activator.last_activity_ns(0)
-    waiting.until("quiet", lambda: time.monotonic_ns() - before > BUSY_NS, interval=0.01)
+    before = pod.wait_quiet()
     act()
     return pod.activator.last_activity_ns(0) != before
 

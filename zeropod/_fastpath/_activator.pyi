@@ -25,6 +25,36 @@ class Activation(IntEnum):
     PARK = 1
     SPLICE = 2
 
+class Mode(IntEnum):
+    """What is done with what opens a connection to a port."""
+
+    PASS = 0
+    REDIRECT = 1
+    PARK = 2
+    PARK_ALL = 3
+
+class Unread(IntEnum):
+    """Why a connection from the node counts, though it may be a probe's."""
+
+    NO = 0
+    TLS = 1
+    HTTP2 = 2
+
+class PortView(NamedTuple):
+    """A tracked port. ``last_activity_ns``: CLOCK_MONOTONIC; 0 for never, and what follows means
+    nothing. ``remote``: whose it was, 16 bytes, IPv4 mapped into IPv6; ``of_node``: whether that is
+    an address of the node.
+    """
+
+    number: int
+    udp: bool
+    mode: Mode
+    last_activity_ns: int
+    remote: bytes
+    remote_port: int
+    of_node: bool
+    unread: Unread
+
 class Event(NamedTuple):
     """``at_ns``: CLOCK_MONOTONIC."""
 
@@ -114,6 +144,7 @@ class Activator:
         It may be a user's who has not spoken yet, or a probe's that waits for its answer.
         """
 
+    def view(self, group: int) -> list[PortView]: ...
     def stats(self, group: int) -> dict[str, int]: ...
     def counters(self) -> dict[str, int]: ...
     def close(self) -> None: ...

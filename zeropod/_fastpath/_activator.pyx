@@ -71,6 +71,17 @@ cdef extern from "activator.h":
     int zp_group_keep(zp_activator *activator, int group, const int *fds, size_t count) nogil
     int zp_group_last_activity(zp_activator *activator, int group, uint64_t *ret_ns) nogil
     int zp_group_last_undecided(zp_activator *activator, int group, uint64_t *ret_ns) nogil
+    cdef struct zp_port_view:
+        uint64_t last_activity_ns
+        uint8_t remote[16]
+        uint16_t remote_port
+        uint16_t number
+        uint8_t protocol
+        uint8_t mode
+        bint of_node
+        int unread
+    int zp_group_view(zp_activator *activator, int group, zp_port_view *views,
+                      size_t *ret_count) nogil
     int zp_group_stats_of "zp_group_stats"(zp_activator *activator, int group,
                                            zp_group_stats *ret_stats) nogil
 
@@ -114,6 +125,30 @@ class Activation(IntEnum):
     AUTO = 0
     PARK = 1
     SPLICE = 2
+
+
+class Mode(IntEnum):
+    PASS = 0
+    REDIRECT = 1
+    PARK = 2
+    PARK_ALL = 3
+
+
+class Unread(IntEnum):
+    NO = 0
+    TLS = 1
+    HTTP2 = 2
+
+
+class PortView(NamedTuple):
+    number: int
+    udp: bool
+    mode: Mode
+    last_activity_ns: int
+    remote: bytes
+    remote_port: int
+    of_node: bool
+    unread: Unread
 
 
 class Event(NamedTuple):
@@ -307,6 +342,25 @@ cdef class Activator:
             "probes_awake": stats.probes_awake,
             "bare_wakes": stats.bare_wakes,
         }
+
+    def view(self, int group):
+        cdef zp_port_view views[64]
+        cdef zp_activator *activator = self._open()
+        cdef size_t count = 0, i
+        check(zp_group_view(activator, group, views, &count))
+        return [
+            PortView(
+                views[i].number,
+                views[i].protocol == socket.IPPROTO_UDP,
+                Mode(views[i].mode),
+                views[i].last_activity_ns,
+                (<char *>views[i].remote)[:16],
+                views[i].remote_port,
+                bool(views[i].of_node),
+                Unread(views[i].unread),
+            )
+            for i in range(count)
+        ]
 
     def counters(self):
         cdef uint64_t value = 0

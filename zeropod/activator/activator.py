@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from zeropod._fastpath import _activator
-from zeropod._fastpath._activator import Activator, Event, RestorePlan
+from zeropod._fastpath._activator import Activator, Event, PortView, RestorePlan
 from zeropod.activator.ports import Declared
 from zeropod.config import Activation, Settings
 from zeropod.errors import ActivatorError
@@ -185,5 +185,13 @@ class PortGroup:
         """Of live connections from the node that do not count (yet). CLOCK_MONOTONIC; or 0."""
         return self._native.last_undecided_ns(self._number)
 
+    def view(self) -> list[PortView]:
+        """Its ports as they are now. Raises OSError or ValueError when they are not tracked."""
+        return self._native.view(self._number)
+
     def stats(self) -> dict[str, int]:
         return self._native.stats(self._number)
+
+    def counters(self) -> dict[str, int]:
+        """What the BPF programs of the whole pod have counted, by reason."""
+        return self._owner.counters()
