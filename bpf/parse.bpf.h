@@ -31,8 +31,8 @@
 const volatile struct zp_settings settings;
 
 struct packet {
-	__u8 source[16];
-	__u8 dest[16];
+	__u8 source[16] __attribute__((aligned(8))); /* copied in two words */
+	__u8 dest[16] __attribute__((aligned(8)));
 	__be16 source_be;
 	__be16 dest_be;
 	__u32 transport; /* offset of the TCP or UDP header */

@@ -146,7 +146,8 @@ static __always_inline void touch(struct zp_port *port, struct __sk_buff *skb, c
 	if (skb->ifindex == LO && !settings.count_loopback)
 		return;
 	port->last_activity_ns = bpf_ktime_get_ns();
-	__builtin_memcpy(port->remote, remote, 16);
+	__builtin_memcpy(__builtin_assume_aligned(port->remote, 8),
+			 __builtin_assume_aligned(remote, 8), 16);
 	port->remote_port_be = remote_port_be;
 }
 

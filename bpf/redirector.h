@@ -68,8 +68,8 @@ enum zp_mode {
 
 /* In an array that user space has mapped: both sides read and write it in place. */
 struct zp_port {
-	__u64 last_activity_ns; /* CLOCK_MONOTONIC; 0: never */
-	__u8 remote[16];	/* whose it was, to be shown; two at once may mix it */
+	__u64 last_activity_ns;			     /* CLOCK_MONOTONIC; 0: never */
+	__u8 remote[16] __attribute__((aligned(8))); /* whose: to be shown, two may mix it */
 	__be16 remote_port_be;
 	__be16 activator_port_be;
 	__u8 mode;   /* enum zp_mode */
