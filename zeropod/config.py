@@ -29,6 +29,9 @@ CRI_SANDBOX_NAME: Final = "io.kubernetes.cri.sandbox-name"
 CRI_SANDBOX_NAMESPACE: Final = "io.kubernetes.cri.sandbox-namespace"
 RUNC_GROUP: Final = "io.containerd.runc.v2.group"
 
+STATUS_ROOT: Final = Path("/run/zeropod/s")
+"""Where every shim of a node has its socket for the manager, and for `zeropod ps`."""
+
 # Names of the product that this version accepts, checks nothing of, and does not act on.
 _UNSUPPORTED: Final = frozenset({"migrate", "live-migrate", "disable-migrate-data"})
 
@@ -85,9 +88,9 @@ class Settings:
     """The annotations of one container. Durations are nanoseconds.
 
     ``ports`` is None where they are to be detected; UDP ports are never detected. ``pod_udp``: some
-    container of the pod has UDP ports. ``ignore_sources``: networks, as 16 bytes (IPv4 mapped into
-    IPv6) and how many bits of them count. ``unsupported`` names annotations that were given and
-    have no effect.
+    container of the pod has UDP ports. ``min_awake_ns``: what a wake-up is good for at least.
+    ``ignore_sources``: networks, as 16 bytes (IPv4 mapped into IPv6) and how many bits of them
+    count. ``unsupported`` names annotations that were given and have no effect.
     """
 
     enabled: bool = True
@@ -97,6 +100,7 @@ class Settings:
     activation: Activation = Activation.AUTO
     ignore_sources: tuple[tuple[bytes, int], ...] = ()
     scaledown_duration_ns: int = 60 * 1_000_000_000
+    min_awake_ns: int = 0
     pre_dump: bool = False
     disable_checkpointing: bool = False
     disable_probe_detection: bool = False
@@ -147,6 +151,7 @@ class Settings:
             scaledown_duration_ns=read(
                 "scaledown-duration", parse_duration, base.scaledown_duration_ns
             ),
+            min_awake_ns=read("min-awake", parse_duration, 0),
             pre_dump=read("pre-dump", _parse_bool, False),
             disable_checkpointing=read("disable-checkpointing", _parse_bool, False),
             disable_probe_detection=read("disable-probe-detection", _parse_bool, False),

@@ -62,7 +62,9 @@ def test_duration_forms(text: str, expected_ns: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "10", "-1s", "1 s", "s", "1d", "10s!", "ten", "1e3s", "9e9h"])
-@pytest.mark.parametrize("key", ["scaledown-duration", "connect-timeout", "proxy-timeout"])
+@pytest.mark.parametrize(
+    "key", ["scaledown-duration", "min-awake", "connect-timeout", "proxy-timeout"]
+)
 def test_bad_duration_names_key_value_and_form(key: str, text: str) -> None:
     with pytest.raises(AnnotationError) as caught:
         Settings.from_annotations({PREFIX + key: text})
@@ -71,6 +73,12 @@ def test_bad_duration_names_key_value_and_form(key: str, text: str) -> None:
     assert PREFIX + key in message
     assert repr(text) in message
     assert "such as 10s" in message
+
+
+def test_min_awake() -> None:
+    assert parse().min_awake_ns == 0
+    assert parse(min_awake="1m30s").min_awake_ns == 90 * S
+    assert parse(min_awake="0").min_awake_ns == 0
 
 
 def test_zero_duration_disables_scaling() -> None:

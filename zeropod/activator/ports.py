@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,6 +17,8 @@ _LAST_LOOK_S: Final = 5.0
 LISTENING: Final = "0A"
 UNCONNECTED: Final = "07"
 """The states of such sockets in the kernel's tables, of TCP and of UDP."""
+_CONNECTED: Final = ("01", "08")
+"""ESTABLISHED, and CLOSE_WAIT: its client has said all, the app has not."""
 
 
 class Declared(NamedTuple):
@@ -78,6 +80,16 @@ def listening_ports(pids: Iterable[int]) -> frozenset[int]:
 def bound_ports(pids: Iterable[int]) -> frozenset[int]:
     """The UDP ports, of both families, that these processes have sockets on."""
     return _ports(tuple(pids), ("udp", "udp6"), UNCONNECTED)
+
+
+def connections(pid: int, numbers: Collection[int]) -> int:
+    """How many TCP connections of these ports are open in the process's network namespace."""
+    return sum(
+        port in numbers
+        for table in ("tcp", "tcp6")
+        for state in _CONNECTED
+        for _, port, _ in sockets(Path(f"/proc/{pid}/net/{table}"), state)
+    )
 
 
 def _ports(pids: tuple[int, ...], tables: tuple[str, ...], state: str) -> frozenset[int]:

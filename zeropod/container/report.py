@@ -62,11 +62,32 @@ class Tally:
 
 
 @dataclass(slots=True)
+class WakeUp:
+    """One wake-up, and when each of its phases ended: CLOCK_MONOTONIC; 0: not (yet)."""
+
+    by: str
+    fired_ns: int
+    runs_ns: int = 0
+    listens_ns: int = 0
+    first_byte_ns: int = 0
+
+    def phases(self) -> dict[str, int]:
+        """Nanoseconds from the firing to the end of each phase that has ended."""
+        ends = {
+            "runs": self.runs_ns,
+            "listens": self.listens_ns,
+            "first byte": self.first_byte_ns,
+        }
+        return {name: max(at_ns - self.fired_ns, 0) for name, at_ns in ends.items() if at_ns}
+
+
+@dataclass(slots=True)
 class History:
     """Of one container."""
 
     checkpoints: Tally = field(default_factory=Tally)
     restores: Tally = field(default_factory=Tally)
+    last_wake: WakeUp | None = None
 
 
 class Feed:

@@ -26,9 +26,9 @@ from zeropod.checkpoint import image
 from zeropod.checkpoint.engine import Engine, Target
 from zeropod.checkpoint.image import ImageDir, ImageStore
 from zeropod.container.disposition import Delivery
-from zeropod.container.idle import IdleTimer
+from zeropod.container.idle import Asked, IdleTimer, Wait
 from zeropod.container.phase import UP, Move, Phase, advance
-from zeropod.container.report import History, Outcome
+from zeropod.container.report import History, Outcome, WakeUp
 from zeropod.container.reserve import Reserved
 from zeropod.container.signals import Signals
 from zeropod.container.sleeper import FindPorts, Group, OpenGroup, Sleeper
@@ -96,6 +96,7 @@ class Scaler:
             self._last_activity_ns,
             self._on_idle,
             self._last_undecided_ns,
+            container.settings.min_awake_ns,
         )
         self._group: Group | None = None
         self._store: ImageStore | None = None
@@ -107,6 +108,7 @@ class Scaler:
         self._waiters: list[asyncio.Future[None]] = []
         self._signals = Signals(self, container)
         self._reads = False
+        self._woken_by = ""
         self._lost: RestoreFailed | None = None
 
     # -- verbs of the container ----------------------------------------------------------------
@@ -153,6 +155,7 @@ class Scaler:
                 raise FailedPrecondition(f"container {self._container.id} has ended")
             if self.phase is Phase.ASLEEP and self._group is not None:
                 log.info("%s: woken by %s", self._container.id, cause)
+                self._woken_by = cause
                 self._group.wake()
             await self._next()
 
@@ -165,7 +168,7 @@ class Scaler:
 
         The pipe is ours and outlives a sleep: whatever a dump finds in it, the app reads later.
         """
-        self._idle.touch()
+        self._idle.touch("data on stdin")
         if self.phase in (Phase.DUMPING, Phase.ASLEEP) and not self._reads:
             self._reads = True
             self._tasks.begin(self._wake_to_read(), f"wake to read {self._container.id}")
@@ -184,7 +187,34 @@ class Scaler:
         stopped it ends it after a grace period, so the wait is as good as for ever.
         """
         if number > 0:
-            self._idle.put_off(_STOP_S if number in _STOPS else _SIGNAL_S)
+            self._idle.put_off(_STOP_S if number in _STOPS else _SIGNAL_S, f"signal {number}")
+
+    async def sleep(self, *, force: bool) -> None:
+        """Fall asleep now, due or not. Returns when it does.
+
+        Raises:
+            FailedPrecondition: why it cannot.
+        """
+        await self.past(Phase.DUMPING, Phase.WAKING)
+        asked = Asked(time.monotonic_ns(), force)
+        # A task of its own: a dump is never cut off, whatever becomes of whoever has asked.
+        work = self._tasks.begin(self._fall_asleep(asked), f"sleep {self._container.id}")
+        if objection := await asyncio.shield(work):
+            raise FailedPrecondition(objection)
+
+    @property
+    def group(self) -> Group | None:
+        """Its ports, to be looked at; None before they are known, and after its end."""
+        return self._group
+
+    @property
+    def image_bytes(self) -> int:
+        """What the present sleep takes on disk."""
+        return self._images.size_bytes if self._images is not None else 0
+
+    def why_awake(self) -> Wait:
+        """What a sleep waits for; to be asked while it is awake."""
+        return self._idle.why()
 
     async def kill_asleep(self, number: int) -> Exit | Delivery:
         """See `Signals.kill`."""
@@ -213,7 +243,7 @@ class Scaler:
             return
         self.reason = ""
         self._advance(Move.PORTS)
-        self._idle.touch()
+        self._idle.touch("its start")
         self._idle.start()
 
     def _on_idle(self) -> None:
@@ -225,14 +255,17 @@ class Scaler:
     def _last_undecided_ns(self) -> int:
         return self._group.last_undecided_ns() if self._group is not None else 0
 
-    async def _fall_asleep(self) -> None:
+    async def _fall_asleep(self, asked: Asked | None = None) -> str:
+        """Where it is idle, or ``asked`` for. Returns why it stays awake; "": it sleeps."""
         container = self._container
         async with container.lock:
+            if self.phase is Phase.ASLEEP:
+                return ""
             if self.phase is not Phase.AWAKE or self._group is None:
-                return
-            if not self._idle.is_due:
+                return self.reason or f"it is {self.phase.value}"
+            if objection := self._idle.objection(asked):
                 self._idle.start()
-                return
+                return objection
             self._idle.stop()
             started_ns = time.monotonic_ns()
             container.move(Verb.SCALE_DOWN)
@@ -240,19 +273,19 @@ class Scaler:
             try:
                 if container.settings.pre_dump:  # the app runs and serves meanwhile
                     await self.engine.pre_dump(*self._look())
-                    if not self._idle.is_due:
+                    if objection := self._idle.objection(asked):
                         self._stay_awake(Move.BUSY)
-                        return
+                        return objection
                 self._group.hold()
-                if not self._idle.is_due:  # somebody came between: a dump would cut him off
+                if objection := self._idle.objection(asked):  # a dump would cut somebody off
                     self._stay_awake(Move.BUSY)
-                    return
+                    return objection
                 await self._dump()
             except Exception as error:
                 if not isinstance(error, (ZeropodError, OSError)):
                     log.exception("%s: the scale-down broke off", container.id)
                 self._dump_failed(error)
-                return
+                return str(error)
             self._idle.forget_backoff()
             self.reason = ""
             container.move(Verb.ASLEEP)
@@ -266,6 +299,7 @@ class Scaler:
             self.history.checkpoints.done(took_ns)
             container.report(Outcome.SCALED_DOWN, took_ns)
             self._loop.call_later(_REST_S, self._rest)
+            return ""
 
     def _rest(self) -> None:
         """Give back what a sleep does not need, once all that belongs to falling asleep is done."""
@@ -348,7 +382,7 @@ class Scaler:
 
     def _on_event(self, event: Event) -> None:
         if event.kind in (EventKind.FIRED, EventKind.FIRE_FAILED):
-            wake = self._begin_wake() if self.phase is Phase.ASLEEP else self._wake
+            wake = self._begin_wake(event) if self.phase is Phase.ASLEEP else self._wake
             if wake is None:
                 log.error("%s: %s while %s", self._container.id, event, self.phase.value)
             elif event.kind is EventKind.FIRED:
@@ -358,11 +392,18 @@ class Scaler:
         elif event.kind is EventKind.CONNECT_TIMEOUT:
             text = "%s: %d connections given up: it did not listen again in time"
             log.warning(text, self._container.id, event.value)
+        elif (last := self.history.last_wake) is not None:
+            if event.kind is EventKind.READY:
+                last.listens_ns = last.listens_ns or event.at_ns
+            elif event.kind is EventKind.FIRST_BYTE:
+                last.first_byte_ns = event.at_ns
 
-    def _begin_wake(self) -> Wake:
+    def _begin_wake(self, event: Event | None = None) -> Wake:
         assert self._target and self._images and self._group and self._store
         self._container.move(Verb.RESTORE)
         self._advance(Move.FIRED)
+        by, self._woken_by = self._woken_by or "a connection", ""
+        self.history.last_wake = WakeUp(by, event.at_ns if event else time.monotonic_ns())
         self._wake = Wake(
             self._target,
             self._images,
@@ -405,11 +446,14 @@ class Scaler:
             container.move(Verb.AWAKE)
         if self._group is not None:
             self._group.awake()
-        took_ns = time.monotonic_ns() - started_ns
+        now_ns = time.monotonic_ns()
+        took_ns = now_ns - started_ns
+        if self.history.last_wake is not None:
+            self.history.last_wake.runs_ns = now_ns
         self._discard()
         self._release_ports()
         self._advance(Move.RESTORED)
-        self._idle.touch()
+        self._idle.woken()
         self._idle.start()
         log.info("%s: awake as process %d after %.0f ms", container.id, pid, took_ns / 1e6)
         self.history.restores.done(took_ns)

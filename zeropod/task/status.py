@@ -14,6 +14,7 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 
 from zeropod.api import shim_pb2 as pb
+from zeropod.config import STATUS_ROOT
 from zeropod.container.container import Container
 from zeropod.container.report import Feed, History, Outcome, Report, Tally
 from zeropod.task.events import timestamp
@@ -21,7 +22,7 @@ from zeropod.task.registry import Registry
 from zeropod.ttrpc import Method
 
 SERVICE: Final = "zeropod.shim.v1.Shim"
-SOCKET_ROOT: Final = Path("/run/zeropod/s")
+SOCKET_ROOT: Final = STATUS_ROOT
 
 _PHASES: Final = {
     Outcome.SCALED_DOWN: pb.SCALED_DOWN,

@@ -19,8 +19,10 @@ from tests.unit.checkpoint.fakes import (
     FakeReserved,
     store_below,
 )
+from zeropod._fastpath._activator import Event, EventKind
 from zeropod.config import RestoreFailure, Settings, StopAsleep
 from zeropod.container.disposition import Delivery
+from zeropod.container.idle import Cause
 from zeropod.container.phase import MOVES, Move, Phase, advance
 from zeropod.container.report import Outcome
 from zeropod.container.scaler import Scaler
@@ -633,3 +635,94 @@ async def test_why_it_stays_awake(rig: Rig) -> None:
     assert rig.scaler.reason == "it holds a thing"
     await rig.until(Phase.ASLEEP)
     assert rig.scaler.reason == ""
+
+
+async def _awake(rig: Rig) -> None:
+    """Known ports, and idle for long only later."""
+    rig.scaler._idle._duration_ns = 3600 * 10**9
+    rig.scaler.started()
+    await rig.until(Phase.AWAKE)
+
+
+async def test_a_sleep_that_is_asked_for_need_not_be_due(rig: Rig, init_pid: int) -> None:
+    rig.engine.ends = [init_pid]
+    await _awake(rig)
+    await rig.scaler.sleep(force=False)
+    assert rig.scaler.phase is Phase.ASLEEP and rig.scaler.image_bytes == 1
+    await rig.scaler.sleep(force=False)  # it does
+    assert rig.group.calls == ["hold", "arm"]
+    rig.group.connection()
+    await rig.until(Phase.AWAKE)
+    await rig.scaler.sleep(force=False)
+    assert rig.scaler.history.checkpoints.count == 2
+
+
+async def test_a_sleep_that_is_asked_for_says_why_not(rig: Rig) -> None:
+    await _awake(rig)
+    hold = rig.scaler.inhibit("exec e1")
+    with hold, pytest.raises(FailedPrecondition, match="exec e1 keeps it awake"):
+        await rig.scaler.sleep(force=True)
+    rig.engine.dump = [CheckpointFailed("it holds a thing")]
+    with pytest.raises(FailedPrecondition, match="it holds a thing"):
+        await rig.scaler.sleep(force=False)
+    assert rig.scaler.phase is Phase.AWAKE
+    assert rig.scaler.why_awake().cause is Cause.BACK_OFF
+    await rig.scaler.sleep(force=False)  # nor is a back-off waited for
+
+
+async def test_who_comes_between_is_not_cut_off(rig: Rig) -> None:
+    """Unless the sleep is forced."""
+    await _awake(rig)
+    hold = rig.group.hold
+
+    def come() -> None:
+        hold()
+        rig.group.last_ns = time.monotonic_ns()
+
+    rig.group.hold = come  # type: ignore[method-assign]
+    with pytest.raises(FailedPrecondition, match="somebody came meanwhile"):
+        await rig.scaler.sleep(force=False)
+    assert rig.scaler.phase is Phase.AWAKE and rig.group.calls == ["hold", "awake"]
+    await rig.scaler.sleep(force=True)
+    assert rig.scaler.phase is Phase.ASLEEP
+
+
+async def test_a_sleep_whose_asker_goes_is_carried_through(rig: Rig) -> None:
+    await _awake(rig)
+    rig.engine.go_on.clear()
+    asker = asyncio.create_task(rig.scaler.sleep(force=False))
+    await rig.engine.dumping.wait()
+    asker.cancel()
+    await asyncio.wait([asker])
+    rig.engine.go_on.set()
+    await rig.until(Phase.ASLEEP)
+
+
+async def test_min_awake_is_left_after_a_wake_up(tmp_path: Path, init_pid: int) -> None:
+    rig = await make(tmp_path, init_pid, min_awake_ns=3600 * 10**9)
+    await rig.asleep()  # the first sleep does not wait for it
+    rig.group.connection()
+    await rig.until(Phase.AWAKE)
+    wait = rig.scaler.why_awake()
+    assert wait.cause is Cause.MIN_AWAKE
+    assert wait.until_ns > time.monotonic_ns() + 3000 * 10**9
+    await rig.scaler.close()
+
+
+async def test_what_is_told_of_the_last_wake_up(rig: Rig, init_pid: int) -> None:
+    rig.engine.ends = [init_pid]
+    await rig.asleep()
+    assert rig.scaler.history.last_wake is None
+    await rig.scaler.ensure_awake("exec e1")
+    with rig.scaler.inhibit("test"):
+        last = rig.scaler.history.last_wake
+        assert last is not None and last.by == "exec e1" and list(last.phases()) == ["runs"]
+        last.fired_ns = 100
+        rig.group.on_event(Event(EventKind.READY, 1, 0, 140, 0))
+        rig.group.on_event(Event(EventKind.FIRST_BYTE, 1, 0, 150, 0))
+        assert last.phases()["listens"] == 40 and last.phases()["first byte"] == 50
+    await rig.until(Phase.ASLEEP)
+    rig.group.connection()
+    await rig.until(Phase.AWAKE)
+    assert rig.scaler.history.last_wake is not last
+    assert rig.scaler.history.last_wake.by == "a connection"
