@@ -24,6 +24,7 @@ from zeropod.oci.joined import Host
 from zeropod.shim.bootstrap import ShimSocket, claim
 from zeropod.shim.main import Shim
 from zeropod.task.events import Publisher
+from zeropod.task.inspect import InspectService
 from zeropod.task.registry import Registry
 from zeropod.task.service import TaskService
 from zeropod.task.status import StatusService, socket_path
@@ -63,7 +64,9 @@ async def _serve(shim: Shim, ready: Callable[[], None]) -> None:
     host = Host(shim.id, shim.socket.path)
     server = Server(TaskService(pod, registry, stop.set, host=host).handlers())
     await server.serve(shim.socket.listening)
-    status = Server(StatusService(registry, pod.feed).handlers())
+    inspect = InspectService(registry, shim.namespace)
+    services = {**StatusService(registry, pod.feed).handlers(), **inspect.handlers()}
+    status = Server(services)
     status_socket = _claim_status(Path(shim.socket.path))
     if status_socket is not None:
         await status.serve(status_socket.listening)
