@@ -1,0 +1,1 @@
+"""What the command `zeropod` does: it asks the shims of the node by their sockets."""
