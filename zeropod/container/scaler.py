@@ -52,6 +52,8 @@ _STOP_S: Final = 3600.0
 _SIGNAL_S: Final = 60.0
 _LARGE_BYTES: Final = 64 << 20
 _REST_S: Final = 0.1
+_REQUEST: Final = 2
+"""A FIRED event's value where no connection has fired, but `Group.wake`."""
 
 
 class Scaler:
@@ -361,6 +363,7 @@ class Scaler:
             stdio = self._container.stdio_for_restore()
             self._plan = self.engine.plan(self._target, self._images, stdio)
         except (ZeropodError, OSError) as error:
+            self._woken_by = "images that cannot be used"
             self._begin_wake().failed(unplanned(self._container.id, error))
             return
         self._group.arm(self._plan)
@@ -402,7 +405,8 @@ class Scaler:
         assert self._target and self._images and self._group and self._store
         self._container.move(Verb.RESTORE)
         self._advance(Move.FIRED)
-        by, self._woken_by = self._woken_by or "a connection", ""
+        asked = event is None or (event.kind is EventKind.FIRED and event.value == _REQUEST)
+        by = self._woken_by if asked else "a connection"
         self.history.last_wake = WakeUp(by, event.at_ns if event else time.monotonic_ns())
         self._wake = Wake(
             self._target,

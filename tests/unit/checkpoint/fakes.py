@@ -134,12 +134,12 @@ class FakeGroup:
         self.kept: tuple[int, ...] = ()
         self.last_ns = self.undecided_ns = 0
 
-    def _fire(self) -> None:
+    def _fire(self, cause: int = 1) -> None:
         assert self.plan is not None
         plan, self.plan = self.plan, None
         self.fired.append(plan)
         pid = 1000 + len(self.fired)
-        event = Event(EventKind.FIRED, 1, pid, 0, 1)
+        event = Event(EventKind.FIRED, 1, pid, 0, cause)
         if self.fire_errno:
             event = Event(EventKind.FIRE_FAILED, 1, 0, 0, self.fire_errno.pop(0))
         asyncio.get_running_loop().call_soon(self.on_event, event)
@@ -165,7 +165,7 @@ class FakeGroup:
         self.calls.append("wake")
         if self.plan is None:
             return False
-        self._fire()
+        self._fire(2)
         return True
 
     def disarm(self) -> bool:

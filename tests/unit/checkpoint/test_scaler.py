@@ -726,3 +726,12 @@ async def test_what_is_told_of_the_last_wake_up(rig: Rig, init_pid: int) -> None
     await rig.until(Phase.AWAKE)
     assert rig.scaler.history.last_wake is not last
     assert rig.scaler.history.last_wake.by == "a connection"
+
+
+async def test_a_request_that_comes_second_has_not_woken_it(rig: Rig, init_pid: int) -> None:
+    rig.engine.ends = [init_pid]
+    await rig.asleep()
+    rig.group.connection()  # fired; the event is still on its way
+    await rig.scaler.ensure_awake("exec e1")
+    assert rig.scaler.history.last_wake is not None
+    assert rig.scaler.history.last_wake.by == "a connection"
