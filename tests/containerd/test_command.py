@@ -261,7 +261,7 @@ def test_what_is_seen_of_ports_and_probes(
     def listens() -> dict[str, Any] | None:
         found = zeropod.inspect(app)
         names = [phase["name"] for phase in found["last_wake"]["phases"]]
-        return found if {"runs", "listens"} <= set(names) else None
+        return found if {"restored", "listens"} <= set(names) else None
 
     woken = waiting.until("the phases of its wake-up", listens)
     assert woken["last_wake"]["by"] == "a connection"

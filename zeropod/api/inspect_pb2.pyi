@@ -288,7 +288,9 @@ class WakeUp(google.protobuf.message.Message):
     """A connection, or what was asked for."""
     @property
     def phases(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Phase]:
-        """In their order; the duration is from the firing of the restore to the phase's end."""
+        """In their order; the duration is from the firing of the restore to the phase's end: listens
+        (the app does), first byte (to a spliced client), restored (the runtime's work is done).
+        """
 
     def __init__(
         self,

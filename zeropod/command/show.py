@@ -25,9 +25,9 @@ _MODES: Final = {
 }
 _UNREAD: Final = {"tls": "TLS", "http2": "HTTP/2"}
 _PHASES: Final = {
-    "runs": "processes run after",
-    "listens": "it listens after",
+    "listens": "listens after",
     "first byte": "first byte after",
+    "restored": "the restore has ended after",
 }
 
 

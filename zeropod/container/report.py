@@ -63,22 +63,26 @@ class Tally:
 
 @dataclass(slots=True)
 class WakeUp:
-    """One wake-up, and when each of its phases ended: CLOCK_MONOTONIC; 0: not (yet)."""
+    """One wake-up, and when what happened: CLOCK_MONOTONIC; 0: not (yet).
+
+    The app may listen, and answer, before the runtime's restore has ended.
+    """
 
     by: str
     fired_ns: int
-    runs_ns: int = 0
     listens_ns: int = 0
     first_byte_ns: int = 0
+    restored_ns: int = 0
 
     def phases(self) -> dict[str, int]:
-        """Nanoseconds from the firing to the end of each phase that has ended."""
+        """Nanoseconds from the firing to each thing that has happened, in their order."""
         ends = {
-            "runs": self.runs_ns,
             "listens": self.listens_ns,
             "first byte": self.first_byte_ns,
+            "restored": self.restored_ns,
         }
-        return {name: max(at_ns - self.fired_ns, 0) for name, at_ns in ends.items() if at_ns}
+        known = ((at_ns - self.fired_ns, name) for name, at_ns in ends.items() if at_ns)
+        return {name: max(took_ns, 0) for took_ns, name in sorted(known)}
 
 
 @dataclass(slots=True)

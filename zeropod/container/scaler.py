@@ -453,7 +453,7 @@ class Scaler:
         now_ns = time.monotonic_ns()
         took_ns = now_ns - started_ns
         if self.history.last_wake is not None:
-            self.history.last_wake.runs_ns = now_ns
+            self.history.last_wake.restored_ns = now_ns
         self._discard()
         self._release_ports()
         self._advance(Move.RESTORED)

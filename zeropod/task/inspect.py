@@ -84,7 +84,7 @@ class InspectService:
 
 
 def _wake_duration_ns(history: History) -> int:
-    """Until the app listened, where it did, else until its processes ran."""
+    """Until the app listened, where that is known, else until the restore had ended."""
     phases = history.last_wake.phases() if history.last_wake else {}
     return phases.get("listens") or history.restores.last_duration_ns
 

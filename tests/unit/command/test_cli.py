@@ -159,8 +159,8 @@ def test_every_line_of_an_inspection(make_container: Make) -> None:
     )
     found.ports.add(number=53, protocol="udp", mode="park_all")
     found.last_wake.by = "a connection"
-    found.last_wake.phases.add(name="runs", duration_ns=44_000_000)
-    found.last_wake.phases.add(name="listens", duration_ns=60_000_000)
+    found.last_wake.phases.add(name="listens", duration_ns=44_000_000)
+    found.last_wake.phases.add(name="restored", duration_ns=60_000_000)
     found.connections.update({"probes": 4, "held": 0})
     title, *lines = show.details(found, NOW)
     shown = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in lines)
@@ -173,7 +173,7 @@ def test_every_line_of_an_inspection(make_container: Make) -> None:
     assert shown["sleeps"] == "3, 1 failed, the last 60s ago"
     assert shown["wakes"] == "3, the last 5.0s ago"
     assert shown["last wake"] == (
-        "by a connection: processes run after 44.0 ms, it listens after 60.0 ms"
+        "by a connection: listens after 44.0 ms, the restore has ended after 60.0 ms"
     )
     assert shown["port 80/tcp"] == (
         "openers pass; last used 5.0s ago by 10.1.2.3:5 of the node, TLS"

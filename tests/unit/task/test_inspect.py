@@ -142,7 +142,7 @@ async def test_a_sleep_and_a_wake(rig: Rig) -> None:
     container.scaler.image_bytes = 0
     awake = await rig.wake()
     assert (awake.state, awake.wakes, awake.last_wake_duration_ns) == ("RUNNING", 1, 60_000_000)
-    container.scaler.history.last_wake = WakeUp("a connection", 100, 130, 145)
+    container.scaler.history.last_wake = WakeUp("a connection", 100, 145, 0, 130)
     assert (await rig.wake()).last_wake_duration_ns == 45  # until the app listens
 
 
@@ -157,7 +157,7 @@ async def test_why_a_sleep_is_refused(rig: Rig) -> None:
 
 async def test_details(rig: Rig) -> None:
     container = rig.add(_container())
-    container.scaler.history.last_wake = WakeUp("exec e1", 100, 130, 0, 160)
+    container.scaler.history.last_wake = WakeUp("exec e1", 100, 0, 130, 160)
     found = await rig.get()
     assert (found.pid, found.bundle, found.engine) == (os.getpid(), "/bundle", "runc")
     assert (found.activation, found.min_awake_ns) == ("auto", 5)
@@ -168,7 +168,7 @@ async def test_details(rig: Rig) -> None:
     assert (dns.number, dns.protocol, dns.mode) == (53, "udp", "park_all")
     assert (dns.last_source, dns.last_activity_ns, dns.unread) == ("", 0, "")
     phases = [(phase.name, phase.duration_ns) for phase in found.last_wake.phases]
-    assert (found.last_wake.by, phases) == ("exec e1", [("runs", 30), ("first byte", 60)])
+    assert (found.last_wake.by, phases) == ("exec e1", [("first byte", 30), ("restored", 60)])
     assert dict(found.connections) == {"probes": 3} and dict(found.packets) == {"parked": 4}
 
 
