@@ -2,9 +2,7 @@
 /*
  * A connection that reached a sleeping app, from accept to close; its states stand in internal.h.
  *
- * Whether it is a probe is decided by peeking: nothing is taken from the socket before the app is
- * there, so no byte can be lost or reordered. Its descriptors are in the epoll set once, for both
- * directions, edge-triggered.
+ * Its descriptors are in the epoll set once, for both directions, edge-triggered.
  */
 #define _GNU_SOURCE
 #include <netinet/in.h>
@@ -17,7 +15,6 @@
 
 #include "internal.h"
 #include "netns.h"
-#include "probe.h"
 
 #define ACCEPT_BATCH 128
 #define INTEREST     (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
@@ -77,79 +74,6 @@ void zp_conn_deadline(struct zp_conn *conn, uint64_t deadline_ns)
 	conn->deadline_ns = deadline_ns;
 	if (deadline_ns < activator->scan_ns)
 		activator->scan_ns = deadline_ns;
-}
-
-static void become_user(struct zp_conn *conn)
-{
-	conn->state = ZP_HELD;
-	conn->deadline_ns = ZP_NEVER;
-	conn->port->group->stats.connections++;
-	zp_group_user(conn->port->group, conn);
-}
-
-static void answer_probe(struct zp_conn *conn)
-{
-	struct zp_activator *activator = conn->port->group->activator;
-
-	conn->port->group->stats.probes++;
-	while (recv(conn->client_fd, activator->peek, ZP_PEEK_MAX, MSG_DONTWAIT) > 0)
-		;
-	send(conn->client_fd, zp_probe_answer, zp_probe_answer_size, MSG_NOSIGNAL | MSG_DONTWAIT);
-	shutdown(conn->client_fd, SHUT_WR);
-	conn->state = ZP_DRAINING;
-	zp_conn_deadline(conn, zp_now_ns() + ZP_DRAIN_NS);
-}
-
-static void drain(struct zp_conn *conn)
-{
-	struct zp_activator *activator = conn->port->group->activator;
-	ssize_t n;
-
-	do
-		n = recv(conn->client_fd, activator->peek, ZP_PEEK_MAX, MSG_DONTWAIT);
-	while (n > 0);
-	if (n == 0 || (errno != EAGAIN && errno != EINTR))
-		zp_conn_close(conn, false);
-}
-
-/* Who is it? Goes on as far as what has arrived allows. */
-static void probe(struct zp_conn *conn)
-{
-	struct zp_group *group = conn->port->group;
-	struct zp_activator *activator = group->activator;
-	size_t limit = group->options.probe_buffer_size;
-	ssize_t n;
-
-	if (!group->options.probe_detection) {
-		become_user(conn);
-		return;
-	}
-	if (limit > ZP_PEEK_MAX)
-		limit = ZP_PEEK_MAX;
-	n = recv(conn->client_fd, activator->peek, limit, MSG_PEEK | MSG_DONTWAIT);
-	if (n == 0) {
-		group->stats.probes++; /* opened and closed: a TCP probe */
-		zp_conn_close(conn, false);
-		return;
-	}
-	if (n < 0) {
-		if (errno != EAGAIN && errno != EINTR) {
-			group->stats.probes++;
-			zp_conn_close(conn, false);
-		}
-		return;
-	}
-	switch (zp_probe_classify(activator->peek, (size_t)n, limit)) {
-	case ZP_PROBE_YES:
-		answer_probe(conn);
-		break;
-	case ZP_PROBE_NO:
-		become_user(conn);
-		break;
-	case ZP_PROBE_MORE:
-		zp_conn_deadline(conn, conn->accepted_ns + ZP_REQUEST_NS);
-		break;
-	}
 }
 
 /* zp_conn_reserve() - memory for the first connections, before they come. Return: 0 or -errno. */
@@ -258,7 +182,7 @@ void zp_conn_accept(struct zp_port_entry *port)
 			zp_unwatch_close(activator, fd);
 			continue;
 		}
-		probe(conn);
+		zp_conn_probe(conn);
 	}
 	activator->accept_ns = 0; /* more may wait: others have their turn first */
 }
@@ -368,10 +292,10 @@ void zp_conn_event(struct zp_conn *conn)
 
 	switch (conn->state) {
 	case ZP_PROBING:
-		probe(conn);
+		zp_conn_probe(conn);
 		break;
 	case ZP_DRAINING:
-		drain(conn);
+		zp_conn_drain(conn);
 		break;
 	case ZP_HELD:
 		/* A client that has reset is gone; one that has said all it has to say waits. */
@@ -394,7 +318,7 @@ void zp_conn_timeout(struct zp_conn *conn, uint64_t now_ns)
 	if (conn->deadline_ns > now_ns)
 		return;
 	if (conn->state == ZP_PROBING)
-		become_user(conn);
+		zp_conn_user(conn);
 	else
 		zp_conn_close(conn, conn->state == ZP_SPLICING);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The activator's own structures; activator.c, group.c, conn.c and splice.c share them. */
+/* The activator's own structures; the files of the native loop share them. */
 #ifndef ZP_INTERNAL_H
 #define ZP_INTERNAL_H
 
@@ -186,6 +186,9 @@ void zp_conn_free_spare(struct zp_activator *activator);
 void zp_conn_accept(struct zp_port_entry *port);
 void zp_conn_event(struct zp_conn *conn);
 void zp_conn_deadline(struct zp_conn *conn, uint64_t deadline_ns);
+void zp_conn_user(struct zp_conn *conn);
+void zp_conn_probe(struct zp_conn *conn);
+void zp_conn_drain(struct zp_conn *conn);
 void zp_conn_timeout(struct zp_conn *conn, uint64_t now_ns);
 void zp_conn_connect(struct zp_conn *conn);
 void zp_conn_close(struct zp_conn *conn, bool reset);
