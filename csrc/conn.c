@@ -317,10 +317,10 @@ void zp_conn_timeout(struct zp_conn *conn, uint64_t now_ns)
 {
 	if (conn->deadline_ns > now_ns)
 		return;
-	if (conn->state == ZP_PROBING)
-		zp_conn_user(conn);
-	else
+	if (conn->state != ZP_PROBING)
 		zp_conn_close(conn, conn->state == ZP_SPLICING);
+	else if (!zp_greeting_timeout(conn))
+		zp_conn_user(conn);
 }
 
 static void linger(struct zp_activator *activator, const struct zp_conn *conn)

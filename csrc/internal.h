@@ -21,7 +21,8 @@
 #define ZP_SPARE_MAX	   16 /* connections whose memory is at hand when they come */
 #define ZP_NEVER	   UINT64_MAX
 #define ZP_MS		   1000000ull
-#define ZP_GRACE_NS	   (50 * ZP_MS)	    /* an opener that says nothing is a user after this */
+#define ZP_GRACE_NS	   (50 * ZP_MS) /* an opener that says nothing is a user after this */
+#define ZP_GREET_NS	   (2 * ZP_MS) /* one of HTTP/2 that says no more than its SETTINGS waits */
 #define ZP_REQUEST_NS	   (1000 * ZP_MS)   /* half a request is a user's after this */
 #define ZP_DRAIN_NS	   (1000 * ZP_MS)   /* a probe has this long to hang up */
 #define ZP_LINGER_NS	   (600000 * ZP_MS) /* what a slow reader has not taken still finds its way */
@@ -52,7 +53,8 @@ struct zp_source {
  * States of a connection
  *
  *   state       means                                   left by
- *   PROBING     accepted; user or probe?                bytes, end of file, grace → HELD, DRAINING
+ *   PROBING     accepted; user or probe?                bytes, end of file, grace → HELD, DRAINING;
+ *               of HTTP/2: greeted where it waits       or closed
  *   DRAINING    probe answered                          it hangs up, or ZP_DRAIN_NS → closed
  *   HELD        a user, the app is not there            the app listens → CONNECTING
  *   CONNECTING  connect to the app under way            connected → SPLICING, refused → HELD
@@ -74,8 +76,11 @@ struct zp_conn {
 	int client_fd, app_fd;
 	struct zp_half up, down; /* client → app, app → client */
 	uint64_t accepted_ns, deadline_ns;
-	bool again; /* has had its turn and more to move */
-	bool dead;  /* closed, to be freed after this round of events */
+	bool again;	    /* has had its turn and more to move */
+	bool waits;	    /* of HTTP/2: for the server's SETTINGS, it seems */
+	bool greeted;	    /* they were sent, and their ACK was not taken out yet */
+	size_t until_frame; /* while greeted: what passes before the next frame is looked at */
+	bool dead;	    /* closed, to be freed after this round of events */
 	struct zp_flow flow;
 	struct zp_route route;
 	TAILQ_ENTRY(zp_conn) link;
@@ -189,11 +194,16 @@ void zp_conn_deadline(struct zp_conn *conn, uint64_t deadline_ns);
 void zp_conn_user(struct zp_conn *conn);
 void zp_conn_probe(struct zp_conn *conn);
 void zp_conn_drain(struct zp_conn *conn);
+void zp_conn_answer(struct zp_conn *conn, const char *bytes, size_t size);
 void zp_conn_timeout(struct zp_conn *conn, uint64_t now_ns);
 void zp_conn_connect(struct zp_conn *conn);
 void zp_conn_close(struct zp_conn *conn, bool reset);
 void zp_conn_sweep(struct zp_activator *activator);
 void zp_conn_expire_flows(struct zp_activator *activator, uint64_t now_ns, bool all);
+void zp_greeting_look(struct zp_conn *conn, const char *bytes, size_t size, size_t limit);
+bool zp_greeting_timeout(struct zp_conn *conn);
+size_t zp_greeting_room(struct zp_conn *conn, size_t room);
+void zp_greeting_passed(struct zp_conn *conn, size_t size);
 void zp_splice_start(struct zp_conn *conn);
 void zp_splice_pump(struct zp_conn *conn);
 

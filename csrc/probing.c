@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <sys/socket.h>
 
+#include "grpc.h"
 #include "internal.h"
 #include "probe.h"
 
@@ -20,14 +21,15 @@ void zp_conn_user(struct zp_conn *conn)
 	zp_group_user(conn->port->group, conn);
 }
 
-static void answer_probe(struct zp_conn *conn)
+/* zp_conn_answer() - PROBING → DRAINING: a probe is answered. */
+void zp_conn_answer(struct zp_conn *conn, const char *bytes, size_t size)
 {
 	struct zp_activator *activator = conn->port->group->activator;
 
 	conn->port->group->stats.probes++;
 	while (recv(conn->client_fd, activator->peek, ZP_PEEK_MAX, MSG_DONTWAIT) > 0)
 		;
-	send(conn->client_fd, zp_probe_answer, zp_probe_answer_size, MSG_NOSIGNAL | MSG_DONTWAIT);
+	send(conn->client_fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
 	shutdown(conn->client_fd, SHUT_WR);
 	conn->state = ZP_DRAINING;
 	zp_conn_deadline(conn, zp_now_ns() + ZP_DRAIN_NS);
@@ -44,6 +46,12 @@ void zp_conn_drain(struct zp_conn *conn)
 	while (n > 0);
 	if (n == 0 || (errno != EAGAIN && errno != EINTR))
 		zp_conn_close(conn, false);
+}
+
+static bool is_of_node(const struct zp_conn *conn)
+{
+	return zp_redirector_is_of_node(&conn->port->group->activator->redirector,
+					conn->flow.remote);
 }
 
 /* zp_conn_probe() - who is it? Goes on as far as what has arrived allows. */
@@ -73,9 +81,13 @@ void zp_conn_probe(struct zp_conn *conn)
 		}
 		return;
 	}
+	if (zp_h2_begins(activator->peek, (size_t)n) && is_of_node(conn)) {
+		zp_greeting_look(conn, activator->peek, (size_t)n, limit);
+		return;
+	}
 	switch (zp_probe_classify(activator->peek, (size_t)n, limit)) {
 	case ZP_PROBE_YES:
-		answer_probe(conn);
+		zp_conn_answer(conn, zp_probe_answer, zp_probe_answer_size);
 		break;
 	case ZP_PROBE_NO:
 		zp_conn_user(conn);

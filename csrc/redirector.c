@@ -387,12 +387,12 @@ int zp_redirector_set_node(struct zp_redirector *redirector, uint8_t (*addresses
 	return 0;
 }
 
-/* zp_redirector_is_of_node() - whether it is among those set last. */
-bool zp_redirector_is_of_node(struct zp_redirector *redirector, const uint8_t address[16])
+/* zp_redirector_is_of_node() - whether an address is one of the node's. */
+bool zp_redirector_is_of_node(const struct zp_redirector *redirector, const uint8_t address[16])
 {
-	uint8_t one;
+	uint8_t ignored;
 
-	return bpf_map_lookup_elem(redirector->node_fd, address, &one) == 0;
+	return bpf_map_lookup_elem(redirector->node_fd, address, &ignored) == 0;
 }
 
 /* zp_redirector_counter() - one counter, summed over the CPUs. Return: 0 or -errno. */

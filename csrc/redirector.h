@@ -39,11 +39,11 @@ int zp_redirector_watch_parked(struct zp_redirector *redirector,
 			       int (*note)(void *argument, void *record, size_t size),
 			       void *argument);
 void zp_redirector_count_flow(struct zp_redirector *redirector, const struct zp_flow *flow);
+bool zp_redirector_is_of_node(const struct zp_redirector *redirector, const uint8_t address[16]);
 uint64_t zp_redirector_sweep_quiet(struct zp_redirector *redirector, uint64_t before_ns);
 void zp_redirector_read_parked(struct zp_redirector *redirector);
 int zp_redirector_set_node(struct zp_redirector *redirector, uint8_t (*addresses)[16],
 			   size_t count);
-bool zp_redirector_is_of_node(struct zp_redirector *redirector, const uint8_t address[16]);
 int zp_redirector_keep_flow(struct zp_redirector *redirector, const struct zp_flow *flow,
 			    uint16_t activator, struct zp_route *ret_route);
 void zp_redirector_forget_flow(struct zp_redirector *redirector, const struct zp_flow *flow,

@@ -23,22 +23,29 @@
 
 enum moved { MOVED_NOTHING, MOVED_BYTES, MOVED_RESET, MOVED_LATER };
 
-static enum moved take(struct zp_activator *activator, struct zp_half *half, int from)
+static enum moved take(struct zp_conn *conn, struct zp_half *half, int from)
 {
+	struct zp_activator *activator = conn->port->group->activator;
+	size_t room = PIECE - half->held;
 	ssize_t n;
 
 	if (half->ended || half->held >= PIECE)
 		return MOVED_NOTHING;
+	if (half == &conn->up)
+		room = zp_greeting_room(conn, room);
+	if (room == 0)
+		return MOVED_NOTHING;
 	if (half->pipe.read_fd < 0 && zp_pipe_pool_get(&activator->pipes, &half->pipe) < 0)
 		return MOVED_LATER;
-	n = splice(from, NULL, half->pipe.write_fd, NULL, PIECE - half->held,
-		   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	n = splice(from, NULL, half->pipe.write_fd, NULL, room, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? MOVED_NOTHING : MOVED_RESET;
 	if (n == 0)
 		half->ended = true;
 	else
 		half->held += (unsigned int)n;
+	if (half == &conn->up)
+		zp_greeting_passed(conn, (size_t)n);
 	return MOVED_BYTES;
 }
 
@@ -61,11 +68,12 @@ static enum moved give(struct zp_half *half, int to)
 	return MOVED_BYTES;
 }
 
-static enum moved move_half(struct zp_activator *activator, struct zp_half *half, int from, int to)
+static enum moved move_half(struct zp_conn *conn, struct zp_half *half, int from, int to)
 {
+	struct zp_activator *activator = conn->port->group->activator;
 	enum moved taken, given;
 
-	taken = take(activator, half, from);
+	taken = take(conn, half, from);
 	if (taken == MOVED_RESET)
 		return MOVED_RESET;
 	given = give(half, to);
@@ -113,7 +121,6 @@ static bool half_closed_and_gone(const struct zp_conn *conn)
 void zp_splice_pump(struct zp_conn *conn)
 {
 	struct zp_group *group = conn->port->group;
-	struct zp_activator *activator = group->activator;
 	enum moved up = MOVED_BYTES, down = MOVED_BYTES;
 	int turn;
 
@@ -123,8 +130,8 @@ void zp_splice_pump(struct zp_conn *conn)
 		return;
 	}
 	for (turn = 0; turn < TURN_LIMIT; turn++) {
-		up = move_half(activator, &conn->up, conn->client_fd, conn->app_fd);
-		down = move_half(activator, &conn->down, conn->app_fd, conn->client_fd);
+		up = move_half(conn, &conn->up, conn->client_fd, conn->app_fd);
+		down = move_half(conn, &conn->down, conn->app_fd, conn->client_fd);
 		if (down == MOVED_BYTES)
 			first_byte(group);
 		if (up == MOVED_RESET || down == MOVED_RESET) {

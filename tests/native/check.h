@@ -24,6 +24,8 @@ void zp_tests_pipes(void);
 void zp_tests_spawn(void);
 void zp_tests_group(void);
 void zp_tests_conn(void);
+void zp_tests_grpc(void);
+void zp_tests_greeting(void);
 
 /* fixture.c: an activator of this process's namespace over a redirector that only notes. */
 #define APP_PORT 18080

@@ -83,6 +83,8 @@ int main(void)
 #endif
 	zp_tests_group();
 	zp_tests_conn();
+	zp_tests_grpc();
+	zp_tests_greeting();
 	printf("%d passed, %d failed\n", passed, failed);
 	return failed ? 1 : 0;
 }
