@@ -2,15 +2,17 @@
 /*
  * Connections from the node to an awake app that do not count as activity.
  *
- *   state   means                              left by
- *   SILENT  its opener has said nothing yet    his first segment, of which user space is asked
- *                                              → SPOKEN; its end
- *   SPOKEN  it is a probe, as far as we know   user space finds that it is none: forgotten, so it
- *                                              counts; its end
+ *   state    means                              left by
+ *   SILENT   its opener has said nothing yet    his first segment, of which user space is asked
+ *                                               → SPOKEN, PREFACE; its end
+ *   PREFACE  he speaks HTTP/2, and may not have each later one is asked of, ZP_MAX_ASKED in all;
+ *            asked for anything yet              user space settles it → SPOKEN, or as below
+ *   SPOKEN   it is a probe, as far as we know   user space finds that it is none: forgotten, so it
+ *                                               counts; its end
  *
  * A connection that was opened and closed without a byte was a probe of TCP. What cannot be read
- * (TLS, gRPC's compressed headers) counts. One that is not remembered counts, too: its packets
- * cannot be told from a user's. Those that never end are swept by user space.
+ * (TLS) counts. One that is not remembered counts, too: its packets cannot be told from a user's.
+ * Those that never end are swept by user space.
  *
  * User space is not asked while the app is in use anyway: a probe may prolong that by ZP_BUSY_NS.
  */
@@ -22,6 +24,7 @@
 #define ZP_FLAG_RST 0x04
 #define ZP_FIN_IN   1
 #define ZP_FIN_OUT  2
+#define ZP_PREFACE  0x50524920 /* "PRI ": no other protocol's request */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -37,6 +40,26 @@ static __always_inline int quiet_open(const struct zp_flow *flow)
 	struct zp_quiet value = {.last_ns = bpf_ktime_get_ns(), .state = ZP_QUIET_SILENT};
 
 	return bpf_map_update_elem(&quiet, flow, &value, BPF_ANY) == 0;
+}
+
+/* Have user space look at what the opener says. Return: whether it does not count so far. */
+static __always_inline int quiet_ask(struct __sk_buff *skb, const struct packet *packet,
+				     const struct zp_port *port, const struct zp_flow *flow,
+				     struct zp_quiet *found, __u32 data)
+{
+	__u8 kind = found->asked ? ZP_RECORD_ASKED_ON : ZP_RECORD_ASKED;
+	__be32 begins = 0;
+
+	if (found->asked++ == ZP_MAX_ASKED || found->last_ns - port->last_activity_ns < ZP_BUSY_NS)
+		return 0;
+	if (found->state == ZP_QUIET_SILENT) {
+		bpf_skb_load_bytes(skb, data, &begins, sizeof(begins));
+		found->state = begins == bpf_htonl(ZP_PREFACE) ? ZP_QUIET_PREFACE : ZP_QUIET_SPOKEN;
+	}
+	if (park(skb, packet, flow, 0, kind) < 0)
+		return 0;
+	count(ZP_COUNT_ASKED);
+	return 1;
 }
 
 /* A packet of the opener. Return: whether it does not count. */
@@ -57,14 +80,10 @@ static __always_inline int quiet_in(struct __sk_buff *skb, const struct packet *
 		return 0;
 	data = packet->transport + (words >> 4) * 4;
 	found->last_ns = bpf_ktime_get_ns();
-	if (found->state == ZP_QUIET_SILENT && packet->end > data) {
-		found->state = ZP_QUIET_SPOKEN;
-		if (found->last_ns - port->last_activity_ns < ZP_BUSY_NS ||
-		    park(skb, packet, flow, 0, ZP_RECORD_ASKED) < 0) {
-			bpf_map_delete_elem(&quiet, flow);
-			return 0;
-		}
-		count(ZP_COUNT_ASKED);
+	if (found->state != ZP_QUIET_SPOKEN && packet->end > data &&
+	    !quiet_ask(skb, packet, port, flow, found, data)) {
+		bpf_map_delete_elem(&quiet, flow);
+		return 0;
 	}
 	if (packet->flags & ZP_FLAG_FIN)
 		found->ended |= ZP_FIN_IN;

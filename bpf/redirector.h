@@ -96,8 +96,9 @@ struct zp_route {
 _Static_assert(sizeof(struct zp_route) == 8, "struct zp_route");
 
 enum zp_record {
-	ZP_RECORD_PARKED, /* the packet was dropped */
-	ZP_RECORD_ASKED,  /* it has passed: is it a probe? Its frame may be cut off */
+	ZP_RECORD_PARKED,   /* the packet was dropped */
+	ZP_RECORD_ASKED,    /* it has passed: is it a probe? Its frame may be cut off */
+	ZP_RECORD_ASKED_ON, /* and the same of what comes after a first segment of HTTP/2 */
 };
 
 /* A packet, as it lies in the ring. */
@@ -120,13 +121,17 @@ _Static_assert(sizeof(struct zp_parked) == 72, "struct zp_parked");
 /* Connections from the node that do not count (yet), see quiet.bpf.h. */
 #define ZP_MAX_QUIET 2048
 
-enum zp_quiet_state { ZP_QUIET_SILENT, ZP_QUIET_SPOKEN };
+/* Segments of one of which user space is asked; one of HTTP/2 may need some before it asks. */
+#define ZP_MAX_ASKED 8
+
+enum zp_quiet_state { ZP_QUIET_SILENT, ZP_QUIET_PREFACE, ZP_QUIET_SPOKEN };
 
 struct zp_quiet {
 	__u64 last_ns; /* CLOCK_MONOTONIC, of its last packet from the node */
 	__u8 state;    /* enum zp_quiet_state */
 	__u8 ended;    /* which sides have */
-	__u8 padding[6];
+	__u8 asked;    /* of how many segments user space was */
+	__u8 padding[5];
 };
 _Static_assert(sizeof(struct zp_quiet) == 16, "struct zp_quiet");
 
@@ -144,7 +149,7 @@ enum zp_counter {
 	ZP_COUNT_MALFORMED,	 /* passed on: a header that cannot be, or is cut off */
 	ZP_COUNT_UNKNOWN_HEADER, /* passed on: an IPv6 extension header that is not followed */
 	ZP_COUNT_VLAN,		 /* passed on: it comes again, on its VLAN's own device */
-	ZP_COUNT_ASKED,		 /* first segments from the node of which user space was asked */
+	ZP_COUNT_ASKED,		 /* segments from the node of which user space was asked */
 	ZP_COUNT_IGNORED,	 /* passed on: opened by an ignored source while the app sleeps */
 	ZP_COUNT_FORWARDED,	 /* passed on: to another host, by way of the pod */
 	ZP_COUNT_REWRITE_FAILED, /* dropped: half a rewrite must not pass */

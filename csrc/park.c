@@ -27,6 +27,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "grpc.h"
 #include "internal.h"
 #include "netns.h"
 #include "probe.h"
@@ -97,14 +98,21 @@ static bool is_v4(const struct zp_parked *parked)
 	return parked->frame[parked->network] >> 4 == 4;
 }
 
-/* The offset behind the packet; what follows is padding. */
-static uint32_t end_of(const struct zp_parked *parked)
+/* The offset behind the packet, of which the frame may hold less. */
+static uint32_t whole_end(const struct zp_parked *parked)
 {
 	const uint8_t *ip = parked->frame + parked->network;
-	uint32_t end = is_v4(parked) ? (uint32_t)(ip[2] << 8 | ip[3])
-				     : (uint32_t)(ip[4] << 8 | ip[5]) + sizeof(struct ip6_hdr);
 
-	end += parked->network;
+	return parked->network +
+	       (is_v4(parked) ? (uint32_t)(ip[2] << 8 | ip[3])
+			      : (uint32_t)(ip[4] << 8 | ip[5]) + sizeof(struct ip6_hdr));
+}
+
+/* The offset behind what there is of it; what follows is padding. */
+static uint32_t end_of(const struct zp_parked *parked)
+{
+	uint32_t end = whole_end(parked);
+
 	return end > parked->length ? parked->length : end;
 }
 
@@ -243,33 +251,81 @@ static bool is_here(const struct zp_park *park, const struct zp_parked *parked)
 	return false;
 }
 
-/* The first segment of a connection from the node to the awake app: a probe's? Else it counts. */
-static void decide(struct zp_activator *activator, struct zp_port_entry *port,
-		   const struct zp_parked *parked)
+/*
+ * What a segment of a connection from the node to the awake app tells.
+ * @ret_waits: it is of HTTP/2, whole, and has no call in it
+ * @ret_unread: why nothing can be told
+ */
+static enum zp_verdict verdict_of(const struct zp_parked *parked, size_t limit, bool *ret_waits,
+				  enum zp_unread *ret_unread)
 {
 	uint32_t end = end_of(parked), data = parked->transport;
-	size_t limit = port->group->options.probe_buffer_size;
-	bool probe = false;
+	const char *bytes = (const char *)parked->frame;
+	struct zp_grpc grpc = {0};
+	enum zp_verdict verdict;
 
 	if (data + TCP_OFFSET < parked->length)
 		data += (uint32_t)(parked->frame[data + TCP_OFFSET] >> 4) * 4;
-	if (data < end && end - data < limit)
+	if (data >= end)
+		return ZP_PROBE_NO;
+	bytes += data;
+	if (end - data < limit)
 		limit = end - data;
-	if (data < end)
-		probe = zp_probe_classify((const char *)parked->frame + data, limit, limit) ==
-			ZP_PROBE_YES;
-	if (probe) {
-		port->group->stats.probes_awake++;
+	if (zp_probe_is_tls(bytes, limit))
+		*ret_unread = ZP_UNREAD_TLS;
+	if (parked->kind == ZP_RECORD_ASKED_ON)
+		verdict = zp_grpc_go_on(bytes, limit, &grpc);
+	else if (zp_h2_begins(bytes, limit))
+		verdict = zp_grpc_classify(bytes, limit, &grpc);
+	else
+		return zp_probe_classify(bytes, limit, limit);
+	if (verdict == ZP_PROBE_MORE)
+		*ret_unread = ZP_UNREAD_HTTP2;
+	*ret_waits = grpc.waits && data + limit == whole_end(parked);
+	return verdict;
+}
+
+/* Whether it is a later segment of what was found to be a probe, which may have ended by now. */
+static bool is_of_probe(struct zp_activator *activator, const struct zp_parked *parked)
+{
+	struct zp_park *park = &activator->park;
+	bool same = memcmp(&park->probe, &parked->flow, sizeof(parked->flow)) == 0;
+
+	if (parked->kind == ZP_RECORD_ASKED_ON)
+		return same || zp_redirector_is_settled(&activator->redirector, &parked->flow);
+	if (same) /* the same ports once more */
+		memset(&park->probe, 0, sizeof(park->probe));
+	return false;
+}
+
+/*
+ * A segment of such a connection: a probe's? Else it counts, but for one of HTTP/2 without a call
+ * in it, of which the next one tells. A frame that lies in two segments cannot be read.
+ */
+static void decide(struct zp_activator *activator, struct zp_port_entry *port,
+		   const struct zp_parked *parked)
+{
+	struct zp_redirector *redirector = &activator->redirector;
+	struct zp_group *group = port->group;
+	enum zp_unread unread = ZP_UNREAD_NO;
+	enum zp_verdict verdict;
+	bool waits = false;
+
+	if (is_of_probe(activator, parked))
 		return;
+	verdict = verdict_of(parked, group->options.probe_buffer_size, &waits, &unread);
+	if (verdict == ZP_PROBE_YES) {
+		group->stats.probes_awake++;
+		activator->park.probe = parked->flow;
+		zp_redirector_settle_flow(redirector, &parked->flow);
+	} else if (!waits) {
+		group->unread_flow = parked->flow;
+		group->unread = unread;
+		zp_redirector_count_flow(redirector, &parked->flow);
+		memcpy(port->shared->remote, parked->flow.remote, sizeof(port->shared->remote));
+		port->shared->remote_port_be = parked->flow.remote_port_be;
+		__atomic_store_n(&port->shared->last_activity_ns, zp_now_ns(), __ATOMIC_RELAXED);
 	}
-	port->group->unread_flow = parked->flow;
-	port->group->unread = data < end
-				      ? zp_probe_unread((const char *)parked->frame + data, limit)
-				      : ZP_UNREAD_NO;
-	zp_redirector_count_flow(&activator->redirector, &parked->flow);
-	memcpy(port->shared->remote, parked->flow.remote, sizeof(port->shared->remote));
-	port->shared->remote_port_be = parked->flow.remote_port_be;
-	__atomic_store_n(&port->shared->last_activity_ns, zp_now_ns(), __ATOMIC_RELAXED);
 }
 
 /*
@@ -286,7 +342,7 @@ int zp_park_note(struct zp_activator *activator, const struct zp_parked *parked,
 	if (size < sizeof(*parked) || parked->length > size - sizeof(*parked) ||
 	    parked->transport >= parked->length || !port)
 		return 0;
-	if (parked->kind == ZP_RECORD_ASKED) {
+	if (parked->kind != ZP_RECORD_PARKED) {
 		decide(activator, port, parked);
 		return 0;
 	}

@@ -27,6 +27,7 @@ struct zp_park {
 	size_t count, bytes;
 	int packet_fd, raw_fd, raw6_fd; /* made for the first frame; -EBADF: not yet */
 	int snmp_fd;
+	struct zp_flow probe; /* the last connection that was found to be one */
 };
 
 void zp_park_init(struct zp_park *park);

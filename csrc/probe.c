@@ -16,8 +16,6 @@ const size_t zp_probe_answer_size = sizeof(zp_probe_answer) - 1;
 
 static const char agent_name[] = "user-agent";
 static const char agent_prefix[] = "kube-probe/";
-static const char tls_handshake[] = "\x16\x03";
-static const char http2_preface[] = "PRI * HTTP/2";
 
 /* The method's letters, a space, a path: what no other protocol's first line looks like. */
 static enum zp_verdict request_line(const char *line, size_t size, bool complete)
@@ -57,16 +55,10 @@ static bool is_agent(const char *line, size_t size)
 	return size > name && strncasecmp(line, agent_name, name) == 0 && line[name] == ':';
 }
 
-/* zp_probe_unread() - whether the first bytes are of a protocol that hides what it asks for. */
-enum zp_unread zp_probe_unread(const char *bytes, size_t size)
+/* zp_probe_is_tls() - a handshake record of any version. */
+bool zp_probe_is_tls(const char *bytes, size_t size)
 {
-	if (size >= sizeof(tls_handshake) - 1 &&
-	    memcmp(bytes, tls_handshake, sizeof(tls_handshake) - 1) == 0)
-		return ZP_UNREAD_TLS;
-	if (size >= sizeof(http2_preface) - 1 &&
-	    memcmp(bytes, http2_preface, sizeof(http2_preface) - 1) == 0)
-		return ZP_UNREAD_HTTP2;
-	return ZP_UNREAD_NO;
+	return size >= 2 && bytes[0] == 0x16 && bytes[1] == 3;
 }
 
 /*

@@ -2,9 +2,8 @@
 #ifndef ZP_PROBE_H
 #define ZP_PROBE_H
 
+#include <stdbool.h>
 #include <stddef.h>
-
-#include "activator.h"
 
 enum zp_verdict {
 	ZP_PROBE_MORE, /* cannot tell yet */
@@ -13,7 +12,7 @@ enum zp_verdict {
 };
 
 enum zp_verdict zp_probe_classify(const char *bytes, size_t size, size_t limit);
-enum zp_unread zp_probe_unread(const char *bytes, size_t size);
+bool zp_probe_is_tls(const char *bytes, size_t size);
 extern const char zp_probe_answer[];
 extern const size_t zp_probe_answer_size;
 

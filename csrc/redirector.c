@@ -355,6 +355,31 @@ void zp_redirector_count_flow(struct zp_redirector *redirector, const struct zp_
 	bpf_map_delete_elem(redirector->quiet_fd, flow);
 }
 
+/* zp_redirector_is_settled() - whether such a connection lives and is taken for a probe. */
+bool zp_redirector_is_settled(const struct zp_redirector *redirector, const struct zp_flow *flow)
+{
+	struct zp_quiet value;
+
+	return bpf_map_lookup_elem(redirector->quiet_fd, flow, &value) == 0 &&
+	       value.state == ZP_QUIET_SPOKEN;
+}
+
+/*
+ * zp_redirector_settle_flow() - such a connection is a probe, whatever comes of it
+ *
+ * A FIN that passes in this moment may be forgotten; then the connection is swept in the end.
+ */
+void zp_redirector_settle_flow(struct zp_redirector *redirector, const struct zp_flow *flow)
+{
+	struct zp_quiet value;
+
+	if (bpf_map_lookup_elem(redirector->quiet_fd, flow, &value) < 0 ||
+	    value.state == ZP_QUIET_SPOKEN)
+		return;
+	value.state = ZP_QUIET_SPOKEN;
+	bpf_map_update_elem(redirector->quiet_fd, flow, &value, BPF_EXIST);
+}
+
 static bool is_among(const uint8_t address[16], uint8_t (*addresses)[16], size_t count)
 {
 	size_t i;

@@ -39,6 +39,8 @@ int zp_redirector_watch_parked(struct zp_redirector *redirector,
 			       int (*note)(void *argument, void *record, size_t size),
 			       void *argument);
 void zp_redirector_count_flow(struct zp_redirector *redirector, const struct zp_flow *flow);
+bool zp_redirector_is_settled(const struct zp_redirector *redirector, const struct zp_flow *flow);
+void zp_redirector_settle_flow(struct zp_redirector *redirector, const struct zp_flow *flow);
 bool zp_redirector_is_of_node(const struct zp_redirector *redirector, const uint8_t address[16]);
 uint64_t zp_redirector_sweep_quiet(struct zp_redirector *redirector, uint64_t before_ns);
 void zp_redirector_read_parked(struct zp_redirector *redirector);

@@ -26,6 +26,7 @@ void zp_tests_group(void);
 void zp_tests_conn(void);
 void zp_tests_grpc(void);
 void zp_tests_greeting(void);
+void zp_tests_asked(void);
 
 /* fixture.c: an activator of this process's namespace over a redirector that only notes. */
 #define APP_PORT 18080
@@ -43,5 +44,7 @@ bool zp_fixture_reset(int fd);
 uint16_t zp_fake_activator_port(uint16_t port);
 bool zp_fake_asleep(uint16_t port);
 void zp_fake_park(uint16_t port); /* a SYN of it lies in the ring */
+/* as does a segment from the node, awake */
+void zp_fake_ask(uint16_t port, uint16_t from, uint8_t kind, const char *bytes, size_t size);
 
 #endif

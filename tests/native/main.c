@@ -85,6 +85,7 @@ int main(void)
 	zp_tests_conn();
 	zp_tests_grpc();
 	zp_tests_greeting();
+	zp_tests_asked();
 	printf("%d passed, %d failed\n", passed, failed);
 	return failed ? 1 : 0;
 }

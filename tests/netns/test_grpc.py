@@ -1,4 +1,4 @@
-"""gRPC from the node: health checks are answered asleep, and users are served.
+"""gRPC from the node: health checks are answered asleep and do not count awake; users are served.
 
 The client's namespace is the node's here. grpcio is client and server: its server ends a connection
 on which an ACK comes that it has not asked for. A kubelet's client is replayed: preface and
@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,10 @@ from pathlib import Path
 import pytest
 from hpack import Encoder
 
+from lab import waiting
 from tests.netns import bpf
 from tests.netns.conftest import POD_V4, POD_V6, PORT, Namespace, Pod
+from tests.netns.test_awake_probes import counts
 from tests.netns.test_wake import read_all
 from zeropod._fastpath._activator import EventKind, RestorePlan
 
@@ -203,3 +206,99 @@ def test_only_the_node_is_greeted(
     assert call(pod.client, POD_V4, CHECK) == [SERVING]
     assert pod.starts == 1
     assert pod.activator.stats(group)["probes"] == 0
+
+
+def test_awake_a_health_check_does_not_count(awake: Pod) -> None:
+    for number in range(1, 4):
+        assert not counts(awake, lambda: call(awake.client, POD_V4, CHECK))
+        assert awake.activator.stats(0)["probes_awake"] == number
+    waiting.until("their end", lambda: awake.activator.last_undecided_ns(0) == 0)
+    assert counts(awake, lambda: call(awake.client, POD_V4, NEXT))
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [ACK, headers(CHECK), MESSAGE],
+        [ACK + headers(CHECK), MESSAGE],
+        [
+            ACK,
+            frame(PING, 0, 0, b"12345678"),
+            headers(CHECK) + MESSAGE,
+            frame(PING, 1, 0, b"x" * 8),
+        ],
+    ],
+    ids=["each", "two", "with pings"],
+)
+def test_awake_a_kubelets_check_in_segments(awake: Pod, pieces: list[bytes]) -> None:
+    def probe() -> None:
+        with kubelet(awake) as made:
+            for piece in pieces:
+                made.sendall(piece)
+                wait_acked(made)
+            assert (
+                next(payload for kind, _, payload in frames(made) if kind == DATA)[5:] == b"\x08\1"
+            )
+
+    assert not counts(awake, probe)
+    assert awake.activator.stats(0)["probes_awake"] == 1
+
+
+def test_awake_segments_that_follow_at_once_are_the_probes(awake: Pod) -> None:
+    """The ring may hold the next one when the first has told what it is."""
+
+    def probes() -> None:
+        for _ in range(100):
+            with kubelet(awake) as made:
+                for piece in (ACK, headers(CHECK), MESSAGE):
+                    made.sendall(piece)
+                next(part for part in frames(made) if part[0] == DATA)
+
+    assert not counts(awake, probes)
+    assert awake.activator.stats(0)["probes_awake"] == 100
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [ACK + headers(NEXT) + MESSAGE],
+        [ACK, headers(NEXT), MESSAGE],
+        [ACK + headers(WATCH) + MESSAGE],
+        [ACK, headers(CHECK)[:20], headers(CHECK)[20:] + MESSAGE],
+        [ACK] + [frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\1")] * 8 + [headers(CHECK) + MESSAGE],
+    ],
+    ids=["user", "in segments", "watch", "a frame in two", "too many"],
+)
+def test_awake_other_calls_count(awake: Pod, pieces: list[bytes]) -> None:
+    """Also what cannot be read, or comes too late."""
+
+    def speak() -> None:
+        with kubelet(awake) as made:
+            for piece in pieces:
+                made.sendall(piece)
+                wait_acked(made)
+            next(part for part in frames(made) if part[0] == HEADERS)
+
+    assert counts(awake, speak)
+    assert awake.activator.stats(0)["probes_awake"] == 0
+
+
+def wait_acked(made: socket.socket) -> None:
+    """What follows is in a segment of its own."""
+
+    def is_acked() -> bool:
+        info = made.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        return struct.unpack_from("I", info, 24)[0] == 0  # tcpi_unacked
+
+    waiting.until("its acknowledgement", is_acked, interval=0.001)
+
+
+def test_awake_who_has_not_called_yet_is_known(awake: Pod) -> None:
+    """He does not count; a dump waits a second for him."""
+    with kubelet(awake) as made:
+        before = time.monotonic_ns()
+        made.sendall(ACK)
+        waiting.until("it", lambda: awake.activator.last_undecided_ns(0) > before)
+        made.sendall(headers(NEXT) + MESSAGE)
+        next(part for part in frames(made) if part[0] == DATA)
+        assert awake.activator.last_undecided_ns(0) == 0

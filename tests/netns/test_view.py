@@ -13,6 +13,7 @@ from tests.netns.test_wake import PROBE, REQUEST, ask
 from zeropod._fastpath._activator import Mode, PortView, Unread
 
 MakePod = Callable[..., Pod]
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 
 
 def only(pod: Pod) -> PortView:
@@ -62,7 +63,7 @@ def test_who_is_not(pod: Pod) -> None:
     ("said", "unread"),
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", Unread.TLS),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Unread.HTTP2),
+        (PREFACE + b"\0\0\x64\x01\x04\0\0\0\x01part of a call", Unread.HTTP2),
         (REQUEST, Unread.NO),
     ],
     ids=["tls", "http2", "user"],
