@@ -24,6 +24,7 @@ enum zp_event_kind {
 enum zp_cause {
 	ZP_CAUSE_CONNECTION = 1,
 	ZP_CAUSE_REQUEST = 2,
+	ZP_CAUSE_TLS = 3, /* connections from the node, and no other: probes, perhaps */
 };
 
 struct zp_event {
@@ -68,6 +69,7 @@ struct zp_group_stats {
 	uint64_t held; /* now; the others are counted from the beginning */
 	uint64_t spliced, parked, connections, probes, wakes, refused;
 	uint64_t probes_awake;
+	uint64_t tls_wakes;  /* by nobody but TLS from the node */
 	uint64_t bare_wakes; /* by parked SYNs of which no handshake was completed */
 };
 

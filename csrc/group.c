@@ -70,6 +70,7 @@ static int fire(struct zp_group *group, enum zp_cause cause)
 	group->state = ZP_GROUP_FIRED;
 	group->first_byte_due = true;
 	group->stats.wakes++;
+	group->stats.tls_wakes += cause == ZP_CAUSE_TLS;
 	r = zp_plan_fire(group->plan, &pid);
 	group->retry_ns = r == 0 && group->plan->ready_path ? zp_now_ns() : ZP_NEVER;
 	if (r < 0)
@@ -86,6 +87,17 @@ void zp_group_close_kept(struct zp_group *group)
 		close(group->kept_fds[--group->kept_count]);
 }
 
+/* For whom it is woken: whether there is anybody who cannot be a probe. */
+static enum zp_cause cause_of(struct zp_group *group)
+{
+	struct zp_conn *conn;
+
+	ZP_FOR_EACH_CONN(conn, group)
+	if (conn->state == ZP_HELD && !conn->tls)
+		return ZP_CAUSE_CONNECTION;
+	return zp_ports_parked(group) > 0 ? ZP_CAUSE_CONNECTION : ZP_CAUSE_TLS;
+}
+
 /* Somebody wants the app. Return: false where it is no more. */
 static bool wanted(struct zp_group *group)
 {
@@ -96,7 +108,7 @@ static bool wanted(struct zp_group *group)
 		group->pending_told = true;
 		return true;
 	case ZP_GROUP_ARMED:
-		fire(group, ZP_CAUSE_CONNECTION);
+		fire(group, cause_of(group));
 		return true;
 	case ZP_GROUP_FIRED:
 		return true;
@@ -269,7 +281,7 @@ static int arm(struct zp_group *group, void *argument)
 	group->state = ZP_GROUP_ARMED;
 	if (!any_held(group))
 		return 0;
-	fire(group, ZP_CAUSE_CONNECTION);
+	fire(group, cause_of(group));
 	return 1;
 }
 

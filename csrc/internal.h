@@ -77,6 +77,7 @@ struct zp_conn {
 	struct zp_half up, down; /* client → app, app → client */
 	uint64_t accepted_ns, deadline_ns;
 	bool again;	    /* has had its turn and more to move */
+	bool tls;	    /* from the node, and cannot be read */
 	bool waits;	    /* of HTTP/2: for the server's SETTINGS, it seems */
 	bool greeted;	    /* they were sent, and their ACK was not taken out yet */
 	size_t until_frame; /* while greeted: what passes before the next frame is looked at */

@@ -48,6 +48,12 @@ void zp_conn_drain(struct zp_conn *conn)
 		zp_conn_close(conn, false);
 }
 
+/* A handshake record of any version. */
+static bool is_tls(const char *bytes, size_t size)
+{
+	return size >= 2 && bytes[0] == 0x16 && bytes[1] == 3;
+}
+
 static bool is_of_node(const struct zp_conn *conn)
 {
 	return zp_redirector_is_of_node(&conn->port->group->activator->redirector,
@@ -90,6 +96,7 @@ void zp_conn_probe(struct zp_conn *conn)
 		zp_conn_answer(conn, zp_probe_answer, zp_probe_answer_size);
 		break;
 	case ZP_PROBE_NO:
+		conn->tls = is_tls(activator->peek, (size_t)n) && is_of_node(conn);
 		zp_conn_user(conn);
 		break;
 	case ZP_PROBE_MORE:

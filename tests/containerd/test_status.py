@@ -104,3 +104,34 @@ async def test_what_does_not_sleep_says_why(
     found = await manager.next()
     assert (found.phase, found.reason) == (pb.RUNNING, "scaledown-duration is 0")
     await asyncio.to_thread(pod.remove)
+
+
+def _tls(pod: Pod) -> None:
+    """A hello from the node, and what the app, which knows no TLS, says to it."""
+    with pod.node.connect(pod.address, 8080) as made:
+        made.sendall(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\xfc\r\n\r\n")
+        while made.recv(4096):
+            pass
+
+
+async def test_what_https_probes_do_to_it_is_told(
+    no_leaks: None, make_pod: MakePod, manage: Manage
+) -> None:
+    """It is woken less and less often, until somebody else wakes it."""
+    pod: Pod = await asyncio.to_thread(make_pod, "stateful", {"scaledown-duration": "2s"})
+    manager = await manage()
+    boot_id = (await asyncio.to_thread(pod.get))["boot_id"]
+    now = await manager.next()
+    if now.phase == pb.RUNNING:
+        now = await manager.wait_for(pb.SCALED_DOWN)
+    reasons = []
+    for _ in range(4):
+        await asyncio.to_thread(_tls, pod)
+        reasons.append((await manager.wait_for(pb.RUNNING)).reason)
+        await manager.wait_for(pb.SCALED_DOWN)
+    text = "woken {} times in a row by TLS from the node, perhaps HTTPS probes: sleeps when idle {}"
+    assert reasons == ["", "", text.format(3, "for 4 s"), text.format(4, "for 8 s")]
+    reply = await asyncio.to_thread(pod.get)
+    assert (reply["boot_id"], reply["count"]) == (boot_id, 2)
+    assert (await manager.wait_for(pb.RUNNING)).reason == ""
+    await asyncio.to_thread(pod.remove)

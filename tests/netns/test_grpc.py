@@ -23,7 +23,7 @@ from tests.netns import bpf
 from tests.netns.conftest import POD_V4, POD_V6, PORT, Namespace, Pod
 from tests.netns.test_awake_probes import counts
 from tests.netns.test_wake import read_all
-from zeropod._fastpath._activator import EventKind, RestorePlan
+from zeropod._fastpath._activator import Cause, EventKind, RestorePlan
 
 RPC = Path(__file__).with_name("rpc.py")
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
@@ -176,7 +176,7 @@ def test_watch_wakes(pod: Pod) -> None:
     group = asleep(pod)
     with kubelet(pod) as made:
         made.sendall(ACK + headers(WATCH) + MESSAGE)
-        pod.wait(EventKind.FIRED)
+        assert pod.wait(EventKind.FIRED).value == Cause.CONNECTION
         next(part for part in frames(made) if part[0] == HEADERS)  # of the app: not implemented
     assert pod.activator.stats(group)["spliced"] == 1
 
@@ -206,6 +206,29 @@ def test_only_the_node_is_greeted(
     assert call(pod.client, POD_V4, CHECK) == [SERVING]
     assert pod.starts == 1
     assert pod.activator.stats(group)["probes"] == 0
+
+
+def test_tls_from_the_node_is_told_apart(pod: Pod) -> None:
+    """It wakes, for it may be a user; that nobody else was there is said."""
+    group = pod.asleep("sink")
+    with pod.client.connect(POD_V4) as made:
+        made.sendall(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\xfc")
+        made.shutdown(socket.SHUT_WR)
+        assert read_all(made).startswith(b"10 ")
+    assert pod.wait(EventKind.FIRED).value == Cause.TLS
+    assert pod.activator.stats(group)["tls_wakes"] == 1
+
+
+def test_tls_beside_a_user_is_not(pod: Pod) -> None:
+    group = pod.group()
+    pod.activator.hold(group)
+    with pod.client.connect(POD_V4) as tls, pod.client.connect(POD_V4) as user:
+        tls.sendall(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\xfc")
+        user.sendall(b"hello")
+        waiting.until("both", lambda: pod.activator.stats(group)["held"] == 2)
+        assert pod.activator.arm(group, pod.plan("sink")) is True
+        assert pod.wait(EventKind.FIRED).value == Cause.CONNECTION
+    assert pod.activator.stats(group)["tls_wakes"] == 0
 
 
 def test_awake_a_health_check_does_not_count(awake: Pod) -> None:

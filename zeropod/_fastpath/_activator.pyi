@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 class EventKind(IntEnum):
     FIRED = 1
-    """The plan was started: ``pid``; ``value`` is 1 for a connection, 2 for a request."""
+    """The plan was started: ``pid``; ``value`` is a `Cause`."""
     FIRE_FAILED = 2
     """It could not be started: ``value`` is the errno."""
     READY = 3
@@ -16,6 +16,14 @@ class EventKind(IntEnum):
     """The first connection waits while nothing may fire."""
     FIRST_BYTE = 6
     """The first byte went to a client after a wake."""
+
+class Cause(IntEnum):
+    """For whom a restore was fired."""
+
+    CONNECTION = 1
+    REQUEST = 2
+    TLS = 3
+    """Nobody but connections of TLS from the node, which may be probes."""
 
 class Activation(IntEnum):
     """How what opens a connection to a sleeping app is handed over."""

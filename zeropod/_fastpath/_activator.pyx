@@ -45,7 +45,7 @@ cdef extern from "activator.h":
         uint64_t proxy_timeout_ns
     cdef struct zp_group_stats:
         uint64_t held, spliced, parked, connections, probes, wakes, refused
-        uint64_t probes_awake, bare_wakes
+        uint64_t probes_awake, tls_wakes, bare_wakes
     cdef struct zp_activator_options:
         bint count_loopback
         bint udp
@@ -119,6 +119,12 @@ class EventKind(IntEnum):
     CONNECT_TIMEOUT = 4
     PENDING = 5
     FIRST_BYTE = 6
+
+
+class Cause(IntEnum):
+    CONNECTION = 1
+    REQUEST = 2
+    TLS = 3
 
 
 class Activation(IntEnum):
@@ -340,6 +346,7 @@ cdef class Activator:
             "wakes": stats.wakes,
             "refused": stats.refused,
             "probes_awake": stats.probes_awake,
+            "tls_wakes": stats.tls_wakes,
             "bare_wakes": stats.bare_wakes,
         }
 

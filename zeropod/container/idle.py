@@ -5,6 +5,11 @@ polled. What forbids a sleep meanwhile (a live exec) stops the timer; a dump tha
 wait longer, twice as long each time up to an hour. What may take its time without a packet (an app
 that was told to stop, and saves its data) puts it off, and so does ``min-awake`` after a wake-up.
 `IdleTimer.why` says which of all that it is.
+
+What wakes a sleeper may be a probe that cannot be read: TLS from the node. With a period longer
+than the idle time it would wake it for ever, each time for nothing. So from the third such wake-up
+in a row on, the wait is doubled with each, up to an hour. Once it is longer than the period the
+probes keep the container awake, and so they do until somebody else wakes it.
 """
 
 from __future__ import annotations
@@ -20,11 +25,12 @@ from typing import Final, NamedTuple
 _NS: Final = 1_000_000_000
 _UNDECIDED_NS: Final = _NS
 _MAX_BACKOFF_NS: Final = 3_600 * _NS
+_TLS_WAKES: Final = 3
 FORCE: Final = "--force does it nevertheless"
 """What is said to whoever has asked for a sleep."""
 
 
-class Cause(Enum):
+class Reason(Enum):
     """What a sleep waits for."""
 
     HELD = "something that is under way"
@@ -39,7 +45,7 @@ class Cause(Enum):
 class Wait(NamedTuple):
     """``until_ns``: CLOCK_MONOTONIC; 0: nobody knows. ``what``: what it is, in words, if known."""
 
-    cause: Cause
+    reason: Reason
     until_ns: int
     what: str = ""
 
@@ -86,6 +92,7 @@ class IdleTimer:
         self._not_before_what = ""
         self._min_awake_ns = min_awake_ns
         self._awake_until_ns = 0
+        self._tls_wakes = 0
 
     @property
     def is_due(self) -> bool:
@@ -109,19 +116,19 @@ class IdleTimer:
     def why(self) -> Wait:
         """What a sleep waits for. It is asked for seldom: all that counts is looked at anew."""
         if self._inhibitors:
-            return Wait(Cause.HELD, 0, self._names())
+            return Wait(Reason.HELD, 0, self._names())
         due_ns, last_ns = self._due_ns(), self._last_activity_ns()
         if due_ns <= self._not_before_ns:
-            return Wait(Cause.PUT_OFF, due_ns, self._not_before_what)
+            return Wait(Reason.PUT_OFF, due_ns, self._not_before_what)
         if due_ns <= self._awake_until_ns:
-            return Wait(Cause.MIN_AWAKE, due_ns)
+            return Wait(Reason.MIN_AWAKE, due_ns)
         if due_ns > self._idle_ns():
-            return Wait(Cause.UNDECIDED, due_ns)
+            return Wait(Reason.UNDECIDED, due_ns)
         if self._backoff_ns:
-            return Wait(Cause.BACK_OFF, due_ns)
+            return Wait(Reason.BACK_OFF, due_ns)
         if last_ns >= self._since_ns:
-            return Wait(Cause.PACKET, due_ns)
-        return Wait(Cause.EVENT, due_ns, self._since_what)
+            return Wait(Reason.PACKET, due_ns)
+        return Wait(Reason.EVENT, due_ns, self._since_what)
 
     def start(self) -> None:
         """Wait for idleness; does nothing while inhibited, the end of that starts it."""
@@ -158,6 +165,20 @@ class IdleTimer:
     def forget_backoff(self) -> None:
         self._backoff_ns = 0
 
+    def fired(self, *, by_tls: bool) -> None:
+        """A connection wakes it; ``by_tls``: by nobody but TLS from the node."""
+        self._tls_wakes = self._tls_wakes + 1 if by_tls else 0
+
+    @property
+    def damped(self) -> str:
+        """Why it waits longer than it was told to; or ""."""
+        if self._tls_wakes < _TLS_WAKES:
+            return ""
+        return (
+            f"woken {self._tls_wakes} times in a row by TLS from the node, perhaps HTTPS probes: "
+            f"sleeps when idle for {self._wait_ns() / _NS:g} s"
+        )
+
     @contextlib.contextmanager
     def inhibit(self, reason: str, *, counts: bool = False) -> Iterator[None]:
         """No sleep meanwhile. ``counts``: its end is activity."""
@@ -175,10 +196,14 @@ class IdleTimer:
     def _names(self) -> str:
         return ", ".join(sorted(self._inhibitors))
 
+    def _wait_ns(self) -> int:
+        damped_ns = self._duration_ns << max(0, self._tls_wakes - _TLS_WAKES + 1)
+        return max(self._duration_ns, min(damped_ns, _MAX_BACKOFF_NS))
+
     def _idle_ns(self) -> int:
         """When nothing will have counted for long enough."""
         last_ns = max(self._since_ns, self._last_activity_ns())
-        return last_ns + max(self._duration_ns, self._backoff_ns)
+        return last_ns + max(self._wait_ns(), self._backoff_ns)
 
     def _due_ns(self) -> int:
         due_ns = self._idle_ns()

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from zeropod._fastpath import _heap
-from zeropod._fastpath._activator import Event, EventKind, RestorePlan
+from zeropod._fastpath._activator import Cause, Event, EventKind, RestorePlan
 from zeropod.activator import ports
 from zeropod.checkpoint import image
 from zeropod.checkpoint.engine import Engine, Target
@@ -52,8 +52,6 @@ _STOP_S: Final = 3600.0
 _SIGNAL_S: Final = 60.0
 _LARGE_BYTES: Final = 64 << 20
 _REST_S: Final = 0.1
-_REQUEST: Final = 2
-"""A FIRED event's value where no connection has fired, but `Group.wake`."""
 
 
 class Scaler:
@@ -389,6 +387,8 @@ class Scaler:
             if wake is None:
                 log.error("%s: %s while %s", self._container.id, event, self.phase.value)
             elif event.kind is EventKind.FIRED:
+                if event.value != Cause.REQUEST:
+                    self._idle.fired(by_tls=event.value == Cause.TLS)
                 wake.fired(event.pid)
             else:
                 wake.fire_failed(event.value)
@@ -405,7 +405,7 @@ class Scaler:
         assert self._target and self._images and self._group and self._store
         self._container.move(Verb.RESTORE)
         self._advance(Move.FIRED)
-        asked = event is None or (event.kind is EventKind.FIRED and event.value == _REQUEST)
+        asked = event is None or (event.kind is EventKind.FIRED and event.value == Cause.REQUEST)
         by = self._woken_by if asked else "a connection"
         self.history.last_wake = WakeUp(by, event.at_ns if event else time.monotonic_ns())
         self._wake = Wake(
@@ -459,6 +459,9 @@ class Scaler:
         self._advance(Move.RESTORED)
         self._idle.woken()
         self._idle.start()
+        self.reason = self._idle.damped
+        if self.reason:
+            log.warning("%s: %s", container.id, self.reason)
         log.info("%s: awake as process %d after %.0f ms", container.id, pid, took_ns / 1e6)
         self.history.restores.done(took_ns)
         if wake.state_lost:

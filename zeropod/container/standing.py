@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from zeropod._fastpath._activator import PortView, Unread
 from zeropod.activator import ports
-from zeropod.container.idle import FORCE, Cause, Wait
+from zeropod.container.idle import FORCE, Reason, Wait
 from zeropod.container.phase import Phase
 from zeropod.container.state import State
 from zeropod.errors import FailedPrecondition
@@ -100,20 +100,20 @@ async def wake(container: Container) -> None:
 
 
 def _words(scaler: Scaler, wait: Wait) -> str:
-    match wait.cause:
-        case Cause.HELD:
+    match wait.reason:
+        case Reason.HELD:
             return f"{wait.what} keeps it awake"
-        case Cause.PUT_OFF:
+        case Reason.PUT_OFF:
             return f"{wait.what} was sent, and it is left its time"
-        case Cause.MIN_AWAKE:
+        case Reason.MIN_AWAKE:
             return "min-awake: it was woken a short while ago"
-        case Cause.UNDECIDED:
+        case Reason.UNDECIDED:
             return "a connection from the node may be a user's who has not spoken yet"
-        case Cause.BACK_OFF:
+        case Reason.BACK_OFF:
             return f"backs off after a failed checkpoint: {scaler.reason}"
-        case Cause.PACKET:
-            return _packet(scaler)
-        case Cause.EVENT:
+        case Reason.PACKET:
+            return "; ".join(filter(None, [_packet(scaler), scaler.reason]))
+        case Reason.EVENT:
             return f"the last that counts is {wait.what}"
 
 

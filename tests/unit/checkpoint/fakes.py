@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from zeropod._fastpath._activator import Event, EventKind
+from zeropod._fastpath._activator import Cause, Event, EventKind
 from zeropod.checkpoint.image import ImageDir, ImageStore
 from zeropod.config import Settings
 from zeropod.container.process import Init
@@ -133,13 +133,14 @@ class FakeGroup:
         self.closed = False
         self.kept: tuple[int, ...] = ()
         self.last_ns = self.undecided_ns = 0
+        self.cause = Cause.CONNECTION
 
-    def _fire(self, cause: int = 1) -> None:
+    def _fire(self, cause: Cause | None = None) -> None:
         assert self.plan is not None
         plan, self.plan = self.plan, None
         self.fired.append(plan)
         pid = 1000 + len(self.fired)
-        event = Event(EventKind.FIRED, 1, pid, 0, cause)
+        event = Event(EventKind.FIRED, 1, pid, 0, cause or self.cause)
         if self.fire_errno:
             event = Event(EventKind.FIRE_FAILED, 1, 0, 0, self.fire_errno.pop(0))
         asyncio.get_running_loop().call_soon(self.on_event, event)
@@ -165,7 +166,7 @@ class FakeGroup:
         self.calls.append("wake")
         if self.plan is None:
             return False
-        self._fire(2)
+        self._fire(Cause.REQUEST)
         return True
 
     def disarm(self) -> bool:

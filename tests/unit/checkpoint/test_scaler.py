@@ -19,10 +19,10 @@ from tests.unit.checkpoint.fakes import (
     FakeReserved,
     store_below,
 )
-from zeropod._fastpath._activator import Event, EventKind
+from zeropod._fastpath._activator import Cause, Event, EventKind
 from zeropod.config import RestoreFailure, Settings, StopAsleep
 from zeropod.container.disposition import Delivery
-from zeropod.container.idle import Cause
+from zeropod.container.idle import IdleTimer, Reason
 from zeropod.container.phase import MOVES, Move, Phase, advance
 from zeropod.container.report import Outcome
 from zeropod.container.scaler import Scaler
@@ -519,6 +519,44 @@ async def test_what_got_a_signal_is_left_its_time(rig: Rig, number: int, seconds
     assert idle.is_due is (seconds == 0)
 
 
+async def _wakes(rig: Rig, cause: Cause) -> int:
+    """How much longer than told it waits before the next sleep, which then comes at once."""
+    idle = rig.scaler._idle
+    rig.engine.ends = [rig.container.init.live_pid]
+    rig.group.cause = cause
+    rig.group.connection()
+    await rig.until(Phase.WAKING)
+    await rig.until(Phase.AWAKE)
+    factor = idle._wait_ns() // idle._duration_ns
+    await rig.until(Phase.ASLEEP)
+    return factor
+
+
+async def test_what_may_be_https_probes_does_not_wake_it_for_ever(rig: Rig) -> None:
+    """Each wake-up makes the wait longer, until they keep it awake; its status says so."""
+    await rig.asleep()
+    assert [await _wakes(rig, Cause.TLS) for _ in range(5)] == [1, 1, 2, 4, 8]
+    assert rig.scaler.reason == ""  # it sleeps
+    assert [await _wakes(rig, Cause.REQUEST)] == [8]  # an exec says nothing of them
+    assert [await _wakes(rig, Cause.CONNECTION)] == [1]
+    assert [await _wakes(rig, Cause.TLS) for _ in range(3)] == [1, 1, 2]
+
+
+def test_the_wait_is_an_hour_at_most_or_what_was_asked_for() -> None:
+    loop = asyncio.new_event_loop()
+    for asked_s, factor in ((60, 60), (7200, 1)):
+        idle = IdleTimer(loop, asked_s * 10**9, lambda: 0, lambda: None)
+        assert idle.damped == ""
+        for _ in range(100):
+            idle.fired(by_tls=True)
+        assert idle._wait_ns() == factor * asked_s * 10**9
+        assert idle.damped == (
+            "woken 100 times in a row by TLS from the node, perhaps HTTPS probes: "
+            f"sleeps when idle for {factor * asked_s} s"
+        )
+    loop.close()
+
+
 async def test_a_wake_up_that_breaks_off_ends_the_container(rig: Rig) -> None:
     await rig.asleep()
     rig.engine.ends = [OSError(30, "Read-only file system")]  # type: ignore[list-item]
@@ -666,7 +704,7 @@ async def test_a_sleep_that_is_asked_for_says_why_not(rig: Rig) -> None:
     with pytest.raises(FailedPrecondition, match="it holds a thing"):
         await rig.scaler.sleep(force=False)
     assert rig.scaler.phase is Phase.AWAKE
-    assert rig.scaler.why_awake().cause is Cause.BACK_OFF
+    assert rig.scaler.why_awake().reason is Reason.BACK_OFF
     await rig.scaler.sleep(force=False)  # nor is a back-off waited for
 
 
@@ -704,7 +742,7 @@ async def test_min_awake_is_left_after_a_wake_up(tmp_path: Path, init_pid: int) 
     rig.group.connection()
     await rig.until(Phase.AWAKE)
     wait = rig.scaler.why_awake()
-    assert wait.cause is Cause.MIN_AWAKE
+    assert wait.reason is Reason.MIN_AWAKE
     assert wait.until_ns > time.monotonic_ns() + 3000 * 10**9
     await rig.scaler.close()
 

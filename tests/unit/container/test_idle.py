@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from zeropod.container import idle
-from zeropod.container.idle import Asked, Cause, IdleTimer
+from zeropod.container.idle import Asked, Reason, IdleTimer
 
 S = 1_000_000_000
 IDLE_NS = 10 * S
@@ -70,7 +70,7 @@ def test_a_clock_that_has_run_for_long(monkeypatch: pytest.MonkeyPatch, begin_ns
     rig.packet_ns = begin_ns
     rig.timer.start()
     assert rig.waits == [10] and not rig.timer.is_due
-    assert rig.timer.why() == (Cause.PACKET, begin_ns + IDLE_NS, "")
+    assert rig.timer.why() == (Reason.PACKET, begin_ns + IDLE_NS, "")
     rig.now_ns += IDLE_NS
     assert rig.timer.is_due
 
@@ -83,24 +83,24 @@ def test_a_packet_of_another_processor_that_is_ahead(rig: Rig) -> None:
 
 def test_what_it_waits_for(rig: Rig) -> None:
     timer, begin_ns = rig.timer, rig.now_ns
-    assert timer.why() == (Cause.EVENT, begin_ns + IDLE_NS, "its start")
+    assert timer.why() == (Reason.EVENT, begin_ns + IDLE_NS, "its start")
     rig.packet_ns = begin_ns + 1
-    assert timer.why() == (Cause.PACKET, begin_ns + 1 + IDLE_NS, "")
+    assert timer.why() == (Reason.PACKET, begin_ns + 1 + IDLE_NS, "")
     rig.now_ns += 2 * S
     timer.touch("data on stdin")
-    assert timer.why() == (Cause.EVENT, rig.now_ns + IDLE_NS, "data on stdin")
+    assert timer.why() == (Reason.EVENT, rig.now_ns + IDLE_NS, "data on stdin")
     rig.undecided_ns = rig.now_ns + IDLE_NS
-    assert timer.why() == (Cause.UNDECIDED, rig.undecided_ns + S, "")
+    assert timer.why() == (Reason.UNDECIDED, rig.undecided_ns + S, "")
     rig.undecided_ns = 0
     timer.back_off()
     timer.back_off()
-    assert timer.why() == (Cause.BACK_OFF, rig.now_ns + 2 * IDLE_NS, "")
+    assert timer.why() == (Reason.BACK_OFF, rig.now_ns + 2 * IDLE_NS, "")
     timer.forget_backoff()
     timer.put_off(60, "signal 10")
     timer.put_off(20, "signal 12")  # the longer one stands
-    assert timer.why() == (Cause.PUT_OFF, rig.now_ns + 60 * S, "signal 10")
+    assert timer.why() == (Reason.PUT_OFF, rig.now_ns + 60 * S, "signal 10")
     with timer.inhibit("exec b", counts=True), timer.inhibit("exec a"):
-        assert timer.why() == (Cause.HELD, 0, "exec a, exec b")
+        assert timer.why() == (Reason.HELD, 0, "exec a, exec b")
         assert not timer.is_due
     rig.now_ns += 55 * S
     timer.touch("the end of exec b")
@@ -110,13 +110,13 @@ def test_what_it_waits_for(rig: Rig) -> None:
 def test_a_wake_up_is_good_for_a_while(rig: Rig) -> None:
     rig.timer.woken()
     woken_ns = rig.now_ns
-    assert rig.timer.why() == (Cause.MIN_AWAKE, woken_ns + 30 * S, "")
+    assert rig.timer.why() == (Reason.MIN_AWAKE, woken_ns + 30 * S, "")
     rig.timer.start()
     assert rig.waits == [30]
     rig.now_ns += 25 * S
     assert not rig.timer.is_due
     rig.packet_ns = rig.now_ns
-    assert rig.timer.why().cause is Cause.PACKET  # which lasts longer
+    assert rig.timer.why().reason is Reason.PACKET  # which lasts longer
     rig.now_ns += IDLE_NS
     assert rig.timer.is_due
 

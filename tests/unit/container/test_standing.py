@@ -12,7 +12,7 @@ import pytest
 
 from zeropod._fastpath._activator import Mode, PortView, Unread
 from zeropod.container import standing
-from zeropod.container.idle import Cause, Wait
+from zeropod.container.idle import Reason, Wait
 from zeropod.container.phase import Phase
 from zeropod.container.state import State
 from zeropod.errors import FailedPrecondition
@@ -43,37 +43,37 @@ class _Scaler:
 
 
 def _container(
-    cause: Cause = Cause.PACKET, what: str = "", *ports: PortView, until_ns: int = 0
+    reason: Reason = Reason.PACKET, what: str = "", *ports: PortView, until_ns: int = 0
 ) -> Any:
     return SimpleNamespace(
         state_now=State.RUNNING,
         scaling_off_reason="",
-        scaler=_Scaler(Wait(cause, until_ns, what), list(ports)),
+        scaler=_Scaler(Wait(reason, until_ns, what), list(ports)),
         init=SimpleNamespace(live_pid=os.getpid()),
     )
 
 
 @pytest.mark.parametrize(
-    ("cause", "what", "words"),
+    ("reason", "what", "words"),
     [
-        (Cause.HELD, "exec e1", "exec e1 keeps it awake"),
-        (Cause.PUT_OFF, "signal 15", "signal 15 was sent, and it is left its time"),
-        (Cause.MIN_AWAKE, "", "min-awake: it was woken a short while ago"),
-        (Cause.EVENT, "its wake-up", "the last that counts is its wake-up"),
+        (Reason.HELD, "exec e1", "exec e1 keeps it awake"),
+        (Reason.PUT_OFF, "signal 15", "signal 15 was sent, and it is left its time"),
+        (Reason.MIN_AWAKE, "", "min-awake: it was woken a short while ago"),
+        (Reason.EVENT, "its wake-up", "the last that counts is its wake-up"),
         (
-            Cause.UNDECIDED,
+            Reason.UNDECIDED,
             "",
             "a connection from the node may be a user's who has not spoken yet",
         ),
-        (Cause.PACKET, "", "a connection waits for the app to listen"),
+        (Reason.PACKET, "", "a connection waits for the app to listen"),
     ],
 )
-def test_every_cause_has_words(cause: Cause, what: str, words: str) -> None:
-    assert standing.standing(_container(cause, what)).reason == words
+def test_every_reason_has_words(reason: Reason, what: str, words: str) -> None:
+    assert standing.standing(_container(reason, what)).reason == words
 
 
 def test_a_failed_checkpoint_is_named() -> None:
-    container = _container(Cause.BACK_OFF)
+    container = _container(Reason.BACK_OFF)
     container.scaler.reason = "checkpoint c1: no space left"
     found = standing.standing(container)
     assert found.reason == "backs off after a failed checkpoint: checkpoint c1: no space left"
@@ -99,7 +99,7 @@ def test_a_failed_checkpoint_is_named() -> None:
 )
 def test_whose_the_last_packet_was(port: PortView, words: str) -> None:
     other = _port(81, last_ns=4, remote=V6)
-    assert standing.standing(_container(Cause.PACKET, "", other, port)).reason == words
+    assert standing.standing(_container(Reason.PACKET, "", other, port)).reason == words
 
 
 def test_when_it_sleeps_is_told_by_the_wall_clock() -> None:
@@ -108,7 +108,7 @@ def test_when_it_sleeps_is_told_by_the_wall_clock() -> None:
     found = standing.standing(_container(until_ns=until_ns)).sleeps_ns
     assert before_ns < found - 6_900_000_000 < found - 7_000_000_000 + 10**9 < found
     assert standing.unix_ns(0) == 0
-    assert standing.standing(_container(Cause.HELD, "exec")).sleeps_ns == 0
+    assert standing.standing(_container(Reason.HELD, "exec")).sleeps_ns == 0
 
 
 def test_what_does_not_scale_and_what_does_not_listen() -> None:
@@ -144,7 +144,7 @@ async def test_open_connections_object_to_a_sleep() -> None:
     """Counted in the kernel's own tables."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         number = listening.getsockname()[1]
-        container = _container(Cause.PACKET, "", _port(number), _port(number, udp=True))
+        container = _container(Reason.PACKET, "", _port(number), _port(number, udp=True))
         assert standing.open_connections(container) == 0
         await standing.put_to_sleep(container, force=False)
         with socket.create_connection(("127.0.0.1", number)) as made:

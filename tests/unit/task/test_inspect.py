@@ -15,7 +15,7 @@ import pytest
 from zeropod._fastpath._activator import Mode, PortView, Unread
 from zeropod.api import inspect_pb2 as pb
 from zeropod.config import CRI_CONTAINER_NAME, CRI_SANDBOX_NAME, CRI_SANDBOX_NAMESPACE, Settings
-from zeropod.container.idle import Cause, Wait
+from zeropod.container.idle import Reason, Wait
 from zeropod.container.phase import Phase
 from zeropod.container.report import History, WakeUp
 from zeropod.container.state import State
@@ -46,7 +46,7 @@ class _Scaler:
         )
 
     def why_awake(self) -> Wait:
-        return Wait(Cause.PACKET, time.monotonic_ns() + 5 * 10**9)
+        return Wait(Reason.PACKET, time.monotonic_ns() + 5 * 10**9)
 
     async def ensure_awake(self, cause: str) -> None:
         self.container.state_now, self.phase = State.RUNNING, Phase.AWAKE
