@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,8 @@ from lab.pods import Container
 from .conftest import MakePod
 from .test_sleep import FAST, asleep
 
+_RPC = Path(__file__).parents[1] / "netns/rpc.py"
+_CHECK = "/grpc.health.v1.Health/Check"
 _ASK = """
 import sys, urllib.request
 host, timeout = sys.argv[1], 60
@@ -60,6 +65,19 @@ def test_the_node_is_spliced_and_its_probes_wake_nobody(no_leaks: None, make_pod
     pod, boot_id = asleep(make_pod)
     probe = pod.request("/", headers=[("User-Agent", "kube-probe/1.31")])
     assert probe.status == 204 and not pod.containers[0].live_pids()
+    assert pod.get() == {"boot_id": boot_id, "count": 2, "client": pod.address}
+
+
+def test_a_grpc_client_on_the_node_is_told_that_a_sleeper_serves(
+    no_leaks: None, make_pod: MakePod
+) -> None:
+    """A real one. The app, which knows no gRPC, is not asked."""
+    pod, boot_id = asleep(make_pod)
+    for address in pod.addresses:
+        argv = [sys.executable, "-I", _RPC, "call", address, "8080", _CHECK]
+        done = subprocess.run(pod.node.command(argv), capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "0801\n"), done.stderr
+    assert not pod.containers[0].live_pids()
     assert pod.get() == {"boot_id": boot_id, "count": 2, "client": pod.address}
 
 
