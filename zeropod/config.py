@@ -83,6 +83,16 @@ class StopAsleep(StrEnum):
     DISCARD = "discard"
 
 
+class ExecProbes(StrEnum):
+    """What an exec does to a container that is scaled down.
+
+    ``cached`` answers a command with its last result where that was a success.
+    """
+
+    WAKE = "wake"
+    CACHED = "cached"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The annotations of one container. Durations are nanoseconds.
@@ -109,6 +119,7 @@ class Settings:
     proxy_timeout_ns: int = 0
     restore_failure: RestoreFailure = RestoreFailure.RESTART
     stop_asleep: StopAsleep = StopAsleep.RESTORE
+    exec_probes: ExecProbes = ExecProbes.WAKE
     unsupported: tuple[str, ...] = ()
 
     @property
@@ -162,6 +173,7 @@ class Settings:
                 "restore-failure", _parse_choice(RestoreFailure), base.restore_failure
             ),
             stop_asleep=read("stop-asleep", _parse_choice(StopAsleep), base.stop_asleep),
+            exec_probes=read("exec-probes", _parse_choice(ExecProbes), base.exec_probes),
             unsupported=tuple(sorted(given[name][0] for name in given if name in _UNSUPPORTED)),
         )
 

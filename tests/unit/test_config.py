@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from zeropod.config import (
     PREFIX,
     Activation,
+    ExecProbes,
     NodeSettings,
     RestoreFailure,
     Settings,
@@ -42,6 +43,7 @@ def test_defaults_are_those_of_the_specification() -> None:
     assert settings.restore_failure is RestoreFailure.RESTART
     assert settings.stop_asleep is StopAsleep.RESTORE
     assert settings.activation is Activation.AUTO
+    assert settings.exec_probes is ExecProbes.WAKE
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,7 @@ def test_the_first_connection_is_handed_over_as_is_said(way: Activation) -> None
         ("restore-failure", "ignore"),
         ("stop-asleep", "kill"),
         ("activation", "proxy"),
+        ("exec-probes", "true"),
         ("ignore-sources", "10.0.0.0/33"),
         ("ignore-sources", "10.0.0.1/8"),
         ("ignore-sources", "localhost"),
@@ -154,6 +157,11 @@ def test_networks_whose_packets_do_not_count() -> None:
 def test_malformed_value_for_another_container_is_refused_too() -> None:
     with pytest.raises(AnnotationError):
         parse("web", ports_map="other=x")
+
+
+@pytest.mark.parametrize("way", list(ExecProbes))
+def test_exec_probes_do_as_is_said(way: ExecProbes) -> None:
+    assert parse(exec_probes=way.value).exec_probes is way
 
 
 def test_a_pre_dump_is_asked_for() -> None:

@@ -43,7 +43,7 @@ from zeropod.container.process import Init, Process, ProcessInfo, ProcessStatus,
 from zeropod.container.report import Outcome, Report
 from zeropod.container.state import State, Verb, move
 from zeropod.container.stats import Meter, Usage
-from zeropod.container.stdio import ProcessIO
+from zeropod.container.stdio import Copy, MakeCopy, ProcessIO
 from zeropod.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -372,7 +372,7 @@ class Container:
 
     async def pids(self) -> list[ProcessInfo]:
         """All processes of the container; asleep, the first pid alone."""
-        by_pid = {exec.pid: exec.id for exec in self.execs if exec.pid}
+        by_pid = {exec.live_pid: exec.id for exec in self.execs if exec.live_pid}
         found = self.meter.cgroups.processes() if self.meter.cgroups else set()
         if self.state_now not in (State.RUNNING, State.PAUSED) or not found:
             return [ProcessInfo(self.init.pid)] if self.init.pid else []
@@ -408,7 +408,7 @@ class Container:
         """The path of the container's network namespace, which it joins by it."""
         return self.bundle.namespace_path("network") or ""
 
-    def open_io(self, process: Process, *, keep: bool) -> ProcessIO:
+    def open_io(self, process: Process, *, keep: bool, copy: MakeCopy = Copy) -> ProcessIO:
         """The stdio of init (which keeps it over sleeps) or of an exec. Raises as `ProcessIO`."""
         owner = self.runtime.options.io_owner
         if owner == (0, 0):
@@ -421,6 +421,7 @@ class Container:
             owner=owner,
             open_logger=open_logger,
             on_input=self.scaler.input_came if self.scaler is not None and keep else None,
+            copy=copy,
         )
 
     def stdio_for_restore(self) -> tuple[int, int, int]:

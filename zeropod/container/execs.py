@@ -3,7 +3,8 @@
 An exec's life: added (a spec, nothing runs) → starting → runs → ended, its exit told → deleted. One
 that fails to start has ended, with status 255 and no event. While one runs its container does not
 fall asleep; it is woken first, and the container's lock keeps the dump and the start of an exec
-apart.
+apart. With `exec-probes: cached` one may instead be answered from memory (`remembered.py`): nothing
+runs, and it ends with what the same command said before.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from zeropod.config import ExecProbes
 from zeropod.container import events
 from zeropod.container.events import Stdio
+from zeropod.container.phase import Phase
 from zeropod.container.process import Exec
+from zeropod.container.remembered import Remembered, readers_of
 from zeropod.container.state import Verb, move
-from zeropod.container.stdio import console_for
+from zeropod.container.stdio import Copy, console_for
 from zeropod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from zeropod.oci.reaper import Exit, children
 
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
 
 _NEVER_RAN: Final = 255
 _DEATH_S: Final = 5.0
+_DOWN: Final = (Phase.DUMPING, Phase.ASLEEP)
+_READER_S: Final = tuple(0.001 * 2**number for number in range(10))
+"""Pauses between two looks for who reads an answer: nothing tells that a FIFO has a reader."""
 
 
 class Execs:
@@ -39,6 +46,9 @@ class Execs:
     def __init__(self, container: Container) -> None:
         self._container = container
         self._execs: dict[str, Exec] = {}
+        self._remembered: Remembered | None = None
+        if container.settings.exec_probes is ExecProbes.CACHED and container.scaler is not None:
+            self._remembered = Remembered()
 
     def __iter__(self) -> Iterator[Exec]:
         """Those there are now; they may change meanwhile."""
@@ -68,7 +78,11 @@ class Execs:
         container.emit(events.ExecAdded(container.id, exec_id))
 
     async def start(self, exec_id: str) -> int:
-        """Wake the container where it sleeps, and run the exec. Returns its pid."""
+        """Wake the container where it sleeps, and run the exec. Returns its pid.
+
+        One that is answered from memory has the pid of the container's first init, which is nobody
+        else's.
+        """
         container, exec = self._container, self.get(exec_id)
         if exec.over is not None:
             text = f"exec {exec.id} in container {container.id} was started before"
@@ -77,8 +91,11 @@ class Execs:
         hold = contextlib.ExitStack()
         try:
             if container.scaler is not None:
+                if await self._answer(exec):
+                    return exec.pid
                 cause = f"exec {exec.id}"
-                hold.enter_context(container.scaler.inhibit(cause))
+                by_user = exec.stdio.terminal or exec.stdio.stdin != ""
+                hold.enter_context(container.scaler.inhibit(cause, counts=by_user))
                 await container.scaler.ensure_awake(cause)
             async with container.lock:
                 move(container.state_now, Verb.EXEC, container.id)
@@ -94,6 +111,26 @@ class Execs:
         exec.release = hold.close
         container.reaper.watch(pid).add_done_callback(lambda done: self._ended(exec, done))
         return pid
+
+    async def _answer(self, exec: Exec) -> bool:
+        """Asleep, or falling asleep: say what the same command said last. False: it must run."""
+        container, scaler = self._container, self._container.scaler
+        copy = self._remembered.answer(exec) if self._remembered is not None else None
+        for pause_s in _READER_S:
+            if copy is None or scaler is None or scaler.phase not in _DOWN:
+                return False
+            with readers_of(exec.stdio) as there:
+                if there:
+                    exec.io = container.open_io(exec, keep=False, copy=copy)
+                    break
+            await asyncio.sleep(pause_s)
+        else:
+            return False
+        exec.io.started()
+        exec.pid = container.init.pid
+        container.emit(events.ExecStarted(container.id, exec.id, exec.pid))
+        self._own_end(exec, Exit(0, time.time_ns()))
+        return True
 
     def kill(self, exec_id: str, number: int) -> None:
         """Raises FailedPrecondition before its start, NotFound after its end."""
@@ -126,7 +163,9 @@ class Execs:
 
     async def _run(self, exec: Exec) -> int:
         container = self._container
-        io = exec.io = container.open_io(exec, keep=False)
+        exec.recording = self._remembered.begin(exec) if self._remembered is not None else None
+        copy = exec.recording.copy if exec.recording is not None else Copy
+        io = exec.io = container.open_io(exec, keep=False, copy=copy)
         pid = 0
         spec, pid_file = (container.bundle.path / f"{exec.id}.{kind}" for kind in ("json", "pid"))
         try:
@@ -169,13 +208,17 @@ class Execs:
         exec.live_pid = 0  # its number may be another's from now on
         if exec.release is not None:
             exec.release()
-        end = self._tell(exec, exit)
-        container.pod.tasks.begin(end, f"exit {exec.id}")
+        self._own_end(exec, exit)
+
+    def _own_end(self, exec: Exec, exit: Exit) -> None:
+        self._container.pod.tasks.begin(self._tell(exec, exit), f"exit {exec.id}")
 
     async def _tell(self, exec: Exec, exit: Exit) -> None:
         assert exec.over is not None
         try:
             await self._container.ending.finish(exec, exit)
+            if exec.recording is not None and self._remembered is not None:
+                self._remembered.end(exec.recording, exit)
         finally:
             exec.over.set_result(None)
 

@@ -6,10 +6,14 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from zeropod.container.events import Stdio
 from zeropod.container.stdio import ProcessIO
 from zeropod.oci.reaper import Exit, Reaper
+
+if TYPE_CHECKING:
+    from zeropod.container.remembered import Recording
 
 
 class Status(Enum):
@@ -118,9 +122,10 @@ class Exec(Process):
 
     ``spec`` is its OCI process, as JSON. ``over`` is done when its exit has been told, or its start
     has failed; None before it is started. ``live_pid`` is 0 where there is nothing to signal.
+    ``recording``: of what it says, where that is to be remembered.
     """
 
-    __slots__ = ("live_pid", "over", "release", "spec")
+    __slots__ = ("live_pid", "over", "recording", "release", "spec")
 
     def __init__(self, id: str, stdio: Stdio, loop: asyncio.AbstractEventLoop, spec: bytes) -> None:
         super().__init__(id, stdio, loop)
@@ -128,6 +133,7 @@ class Exec(Process):
         self.live_pid = 0
         self.over: asyncio.Future[None] | None = None
         self.release: Callable[[], None] | None = None
+        self.recording: Recording | None = None
 
     def runs_as(self, pid: int) -> None:
         self.pid = self.live_pid = pid

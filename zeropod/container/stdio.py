@@ -31,7 +31,7 @@ from zeropod.container.events import Stdio
 from zeropod.container.logger import Logger, is_logger
 from zeropod.errors import InvalidArgument
 
-_CHUNK: Final = 1 << 16
+CHUNK: Final = 1 << 16
 _FLUSH_S: Final = 2.0
 _DRAIN_S: Final = 8.0  # with the above as long as the stock shim's Delete waits
 
@@ -69,9 +69,9 @@ class Copy:
         ended = False
         while True:
             try:
-                count = os.splice(self._source, self._target, _CHUNK, flags=_NONBLOCK)
+                count = self._piece()
             except BlockingIOError:
-                more = readable(self._source)
+                more = self._more()
                 if self._finishing and not more:
                     break
                 self._wait(for_room=more)
@@ -89,6 +89,14 @@ class Copy:
             self._tell()
         self.close()
         self._tell()
+
+    def _piece(self) -> int:
+        """Move some bytes: how many, 0 at the end of file. BlockingIOError: none, or no room."""
+        return os.splice(self._source, self._target, CHUNK, flags=_NONBLOCK)
+
+    def _more(self) -> bool:
+        """Whether there is something to move, so that room is what lacks."""
+        return readable(self._source)
 
     def _tell(self) -> None:
         if self._moved:
@@ -127,6 +135,9 @@ _ENDS: Final = (errno.EPIPE, errno.EIO)
 _NONBLOCK: Final = getattr(os, "SPLICE_F_NONBLOCK", 2) | getattr(os, "SPLICE_F_MOVE", 1)
 
 
+MakeCopy = Callable[[asyncio.AbstractEventLoop, int, int], Copy]
+
+
 class ProcessIO:
     """The stdio of one process.
 
@@ -135,6 +146,7 @@ class ProcessIO:
         owner: (uid, gid) of the pipes.
         open_logger: makes the logger of a URI, where stdout is one.
         on_input: called when data, or the end of it, has come for a stdin that is no terminal.
+        copy: what moves an output that is no terminal from (loop, pipe) to its FIFO; owns both.
 
     Raises:
         InvalidArgument: a path that is no FIFO, or a URI that is no logger.
@@ -149,8 +161,10 @@ class ProcessIO:
         owner: tuple[int, int] = (0, 0),
         open_logger: Callable[[str], Logger],
         on_input: Callable[[], None] | None = None,
+        copy: MakeCopy = Copy,
     ) -> None:
         self._on_input = on_input
+        self._copy = copy
         self._loop = loop
         self._owner = owner
         self._keep = keep
@@ -201,7 +215,7 @@ class ProcessIO:
                 read, write = self._pipe()
                 os.set_blocking(read, False)
                 self._child[number] = write
-                self._outputs.append(Copy(self._loop, read, fifo))
+                self._outputs.append(self._copy(self._loop, read, fifo))
 
     def _pipe(self) -> tuple[int, int]:
         read, write = os.pipe2(os.O_CLOEXEC)
@@ -291,14 +305,17 @@ def console_for(io: ProcessIO, bundle: Path, name: str) -> Iterator[str]:
         waiting.close()
 
 
-def open_fifo(uri: str) -> int:
-    """Open one of containerd's FIFOs so that its other end may come and go."""
+def open_fifo(uri: str, way: int = os.O_RDWR) -> int:
+    """Open one of containerd's FIFOs so that its other end may come and go.
+
+    With O_WRONLY as ``way`` it must be there. Raises InvalidArgument.
+    """
     scheme, colon, rest = uri.partition("://")
     if colon and scheme != "fifo":
         raise InvalidArgument(f"stdio {uri}: expected a FIFO, binary:// or file://")
     path = rest if colon else uri
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, way | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise InvalidArgument(f"stdio {path}: {error.strerror}") from error
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
