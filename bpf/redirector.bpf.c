@@ -296,7 +296,7 @@ static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packe
 	    (port->mode == ZP_MODE_PARK && !is_of_node(packet->source)))
 		return hold(skb, packet, port, flow, route.isn_be);
 	route.activator_port_be = port->activator_port_be;
-	if (bpf_map_update_elem(&opening, flow, &route, BPF_ANY) < 0) {
+	if (port->full || bpf_map_update_elem(&opening, flow, &route, BPF_ANY) < 0) {
 		count(ZP_COUNT_FLOWS_FULL);
 		return DROP; /* its retransmission finds room, or the app */
 	}

@@ -74,7 +74,8 @@ struct zp_port {
 	__be16 activator_port_be;
 	__u8 mode;   /* enum zp_mode */
 	__u8 probes; /* whether the kubelet's probes do not count */
-	__u8 padding[2];
+	__u8 full;   /* the activator holds all that it may: who would be redirected comes again */
+	__u8 padding[1];
 };
 _Static_assert(sizeof(struct zp_port) == 32, "struct zp_port");
 
@@ -143,7 +144,7 @@ enum zp_counter {
 	ZP_COUNT_FLOW_FORGOTTEN, /* opened anew */
 	ZP_COUNT_PARKED,	 /* packets held for the app */
 	ZP_COUNT_PARKED_FULL,	 /* dropped: no room to hold them */
-	ZP_COUNT_FLOWS_FULL,	 /* dropped: no room to remember a handshake */
+	ZP_COUNT_FLOWS_FULL,	 /* dropped: no room to remember a handshake, or to hold it */
 	ZP_COUNT_DIRECT_DROPPED, /* aimed at the activator's own port */
 	ZP_COUNT_FRAGMENT,	 /* passed on: not the first of a datagram, so without ports */
 	ZP_COUNT_MALFORMED,	 /* passed on: a header that cannot be, or is cut off */

@@ -154,7 +154,28 @@ static struct zp_conn *conn_new(struct zp_port_entry *port, int fd)
 	return conn;
 }
 
-/* zp_conn_accept() - take what waits at a port; what is too much stays in the kernel's queue. */
+/* All ports of the activator share one bound. */
+static void set_full(struct zp_activator *activator, bool full)
+{
+	struct zp_group *group;
+	size_t port;
+	int i;
+
+	activator->full = full;
+	for (i = 0; i < ZP_MAX_GROUPS; i++) {
+		group = activator->groups[i];
+		for (port = 0; group && !group->removed && port < group->port_count; port++)
+			__atomic_store_n(&group->ports[port].shared->full, full, __ATOMIC_RELAXED);
+	}
+}
+
+/*
+ * zp_conn_accept() - take what waits at a port
+ *
+ * What is too much stays in the kernel's queue until zp_conn_sweep() has made room. Whoever comes
+ * meanwhile is dropped before he gets there, and comes again: of who waits in the queue nothing is
+ * known but the flow of his handshake, and of these a limited number.
+ */
 void zp_conn_accept(struct zp_port_entry *port)
 {
 	struct zp_activator *activator = port->group->activator;
@@ -163,7 +184,7 @@ void zp_conn_accept(struct zp_port_entry *port)
 
 	for (i = 0; i < ACCEPT_BATCH; i++) {
 		if (activator->conn_count >= ZP_MAX_CONNS) {
-			activator->accept_ns = zp_now_ns() + ZP_RETRY_MAX;
+			set_full(activator, true);
 			return;
 		}
 		fd = accept4(port->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -410,5 +431,9 @@ void zp_conn_sweep(struct zp_activator *activator)
 		TAILQ_REMOVE(&activator->conns, conn, link);
 		activator->conn_count--;
 		conn_give(activator, conn);
+	}
+	if (activator->full && activator->conn_count < ZP_MAX_CONNS) {
+		set_full(activator, false);
+		activator->accept_ns = 0;
 	}
 }

@@ -171,6 +171,7 @@ struct zp_activator {
 	TAILQ_HEAD(zp_conns, zp_conn) conns, spare;
 	size_t conn_count, spare_count;
 	bool any_dead, any_removed;
+	bool full;	    /* ZP_MAX_CONNS are there; who comes waits until one has ended */
 	uint64_t again_ns;  /* when connections with `again` have their turn */
 	uint64_t scan_ns;   /* when a connection's deadline may have passed */
 	uint64_t accept_ns; /* when connections that were left waiting are accepted */

@@ -12,7 +12,7 @@
 #include "internal.h"
 #include "netns.h"
 
-#define LISTEN_BACKLOG 4096
+#define LISTEN_BACKLOG 1024 /* half of ZP_MAX_OPENING: who waits here is known by his handshake */
 
 static enum zp_mode mode_asleep(const struct zp_port_entry *port)
 {
@@ -132,6 +132,7 @@ int zp_port_init(struct zp_group *group, const struct zp_wake_port *wake)
 		return r;
 	}
 	port->shared->probes = group->options.probe_detection;
+	port->shared->full = activator->full;
 	group->port_count++;
 	return 0;
 }

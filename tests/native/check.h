@@ -27,6 +27,7 @@ void zp_tests_conn(void);
 void zp_tests_grpc(void);
 void zp_tests_greeting(void);
 void zp_tests_asked(void);
+void zp_tests_crowd(void);
 
 /* fixture.c: an activator of this process's namespace over a redirector that only notes. */
 #define APP_PORT 18080

@@ -86,6 +86,7 @@ int main(void)
 	zp_tests_grpc();
 	zp_tests_greeting();
 	zp_tests_asked();
+	zp_tests_crowd();
 	printf("%d passed, %d failed\n", passed, failed);
 	return failed ? 1 : 0;
 }
