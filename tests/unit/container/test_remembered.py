@@ -178,7 +178,8 @@ async def connect(make: Make, tmp_path: Path) -> AsyncIterator[Connect]:
     yield connected
     for client in clients:
         assert client.scaler.inhibited == []
-        client.box.container.state_now = State.RUNNING
+        if client.box.container.init.exit is None:
+            client.box.container.state_now = State.RUNNING
 
 
 _COUNTED = 'echo >>"$0"; wc -l <"$0"; echo warned >&2'
@@ -497,6 +498,32 @@ async def test_one_that_was_answered_has_ended(connect: Connect) -> None:
         assert [await output for output in outputs] == [b"", b""]
     await container.delete("e9")
     assert client.box.told(Exited) == ["e1", "e9"]
+
+
+async def test_the_end_of_the_container_is_told_after_that_of_an_answer(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its output is not read: that is waited for as long as with any exec."""
+    client = await connect()
+    command = ("head", "-c", "8000", "/dev/zero")
+    await client.exec(*command)
+    client.scaler.sleep()
+    monkeypatch.setattr(stdio, "_FLUSH_S", 0.05)
+    (stdout,) = client.fifos("out")
+    reader = os.open(stdout, os.O_RDWR | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    stderr = client.fifos("err")[0]
+    other = os.open(stderr, os.O_RDONLY | os.O_NONBLOCK)
+    spec = json.dumps({"args": command}).encode()
+    await client.box.container.add_exec("slow", spec, Stdio("", stdout, stderr))
+    await client.box.container.start("slow")
+    client.box.container.publish_exit(Exit(137, 1))
+    assert (await client.box.container.wait()).status == 137
+    assert client.box.told(Exited) == ["e1", "slow", "c1"]
+    assert client.scaler.woken == []
+    await client.box.container.delete("slow")
+    os.close(reader)
+    os.close(other)
 
 
 async def test_execs_of_users_count_and_those_of_probes_do_not(connect: Connect) -> None:
