@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from lab import waiting
-from lab.node import Node
 
 _TIMEOUT_S = 30.0
 _REQUEST = "GET / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n"
@@ -33,16 +34,27 @@ class Answer:
         assert isinstance(found, dict)
         return found
 
+    def words(self) -> list[str]:
+        return self.body.decode().split()
 
-def get(node: Node, address: str, port: int, *, agent: str = _USER, status: int = 200) -> Answer:
-    """One request from the node to a pod's IPv4 address, over a connection of its own.
+
+class Origin(Protocol):
+    """Where a request comes from: the node, or a pod."""
+
+    def tcp_socket(self) -> socket.socket: ...
+
+
+def get(
+    origin: Origin, address: str, port: int, *, agent: str = _USER, status: int = 200
+) -> Answer:
+    """One request to a pod's IPv4 address, over a connection of its own.
 
     Raises:
         OSError: the connection failed.
         ValueError: the reply's status is another.
     """
     request = _REQUEST.format(host=address, agent=agent).encode()
-    with node.tcp_socket() as connection:
+    with origin.tcp_socket() as connection:
         connection.settimeout(_TIMEOUT_S)
         begin_ns = time.monotonic_ns()
         connection.connect((address, port))
@@ -58,12 +70,12 @@ def get(node: Node, address: str, port: int, *, agent: str = _USER, status: int 
     return Answer(begin_ns, first_byte_ns, body)
 
 
-def first_answer(node: Node, address: str, port: int) -> Answer:
+def first_answer(origin: Origin, address: str, port: int) -> Answer:
     """The first request that an app answers which is starting: asked again every millisecond."""
 
     def ask() -> Answer | None:
         try:
-            return get(node, address, port)
+            return get(origin, address, port)
         except ConnectionRefusedError:
             return None
 

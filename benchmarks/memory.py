@@ -8,20 +8,19 @@ objects, page tables, the pods' cgroups. The images must not be memory: they lie
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 from benchmarks import client, pods
 from benchmarks.report import Report, Table
-from lab import cgroups, processes, show, steps
+from lab import bpf, cgroups, processes, show
 from lab.container_images import NGINX
 from lab.node import Node
 from lab.pods import Pod
+from lab.programs import Id, held_ids
 from lab.steps import LabError, say
 
 ABOUT = "memory per sleeping pod, asleep and after wake-ups, beside the stock shim's"
@@ -36,14 +35,6 @@ SETTLED = 20
 
 _IDLE = "1s"
 _IN_MEMORY = ("tmpfs", "ramfs")
-
-
-class _Object(TypedDict, total=False):
-    """A BPF program or map, as bpftool shows it."""
-
-    id: int
-    bytes_memlock: int
-    map_ids: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +94,17 @@ def _page_tables(pid: int) -> int:
 
 def _bpf_bytes(shims: set[int]) -> int:
     """What the kernel charges for the BPF programs and maps that these processes hold."""
-    programs, maps = set(), set()
-    for pid in shims:
-        for info in Path(f"/proc/{pid}/fdinfo").iterdir():
-            for line in info.read_text().splitlines():
-                key, _, value = line.partition(":")
-                if key == "prog_id":
-                    programs.add(int(value))
-                elif key == "map_id":
-                    maps.add(int(value))
-    total = 0
-    for program in _bpftool("prog"):
-        if program["id"] in programs:
+    held = {id for pid in shims for id in held_ids(pid)}
+    maps = {id.number for id in held if id.kind == "map_id"}
+    total: int = 0
+    for program in bpf.shown("prog"):
+        if Id("prog_id", program["id"]) in held:
             total += program["bytes_memlock"]
             maps |= set(program.get("map_ids", ()))
-    return total + sum(map_["bytes_memlock"] for map_ in _bpftool("map") if map_["id"] in maps)
-
-
-def _bpftool(kind: str) -> list[_Object]:
-    found: list[_Object] = json.loads(steps.run(["bpftool", "--json", kind, "show"]) or "[]")
-    return found
+    for map_ in bpf.shown("map"):
+        if map_["id"] in maps:
+            total += map_["bytes_memlock"]
+    return total
 
 
 def _cgroup_memory(made: list[Pod]) -> tuple[int, int]:

@@ -22,9 +22,13 @@ _REST_S = 0.2
 _numbers = itertools.count(1)
 
 
-def spec(node: Node, handler: str, idle: str = NEVER) -> PodSpec:
-    """A pod that sleeps when it was idle for so long; the stock handler takes no notice of it."""
-    annotations = {"zeropod.ctrox.dev/scaledown-duration": idle}
+def spec(node: Node, handler: str, idle: str = NEVER, **more: str) -> PodSpec:
+    """A pod that sleeps when it was idle for so long; the stock handler takes no notice of it.
+
+    ``more``: other annotations of zeropod.
+    """
+    given = {"scaledown-duration": idle, **more}
+    annotations = {f"zeropod.ctrox.dev/{name}": value for name, value in given.items()}
     name = f"bench-{next(_numbers)}"
     return PodSpec(name, handler, "bench", annotations, cgroup_parent=node.cgroup_parent)
 
@@ -34,15 +38,23 @@ def container_spec(image: Image, attempt: int = 0) -> ContainerSpec:
 
 
 @contextmanager
-def pod(node: Node, image: Image, *, handler: str = "zeropod", idle: str = IDLE) -> Iterator[Pod]:
+def running(node: Node, made_from: PodSpec, container: ContainerSpec, port: int) -> Iterator[Pod]:
     """A pod of one container that listens."""
-    made = Pod(node, spec(node, handler, idle))
+    made = Pod(node, made_from)
     try:
-        made.add(container_spec(image))
-        made.wait_for_port(PORTS[image.name])
+        made.add(container)
+        made.wait_for_port(port)
         yield made
     finally:
         made.remove()
+
+
+@contextmanager
+def pod(node: Node, image: Image, *, handler: str = "zeropod", idle: str = IDLE) -> Iterator[Pod]:
+    """One of an image of the lab."""
+    port = PORTS[image.name]
+    with running(node, spec(node, handler, idle), container_spec(image), port) as made:
+        yield made
 
 
 def warm_up(node: Node) -> None:

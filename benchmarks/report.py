@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.sample import PERCENTILES, percentiles
+from benchmarks.sample import PERCENTILES, Pair, median_ratio, percentiles, ratio_interval
 from lab import show
 
 
@@ -62,6 +62,43 @@ def times(rows: Mapping[str, Sequence[float]], first: str) -> Table:
         for label, values in rows.items()
     ]
     return Table(header, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Of two medians, with its 95 % interval; ``count`` pairs."""
+
+    label: str
+    count: int
+    ratio: float
+    low: float
+    high: float
+
+    def row(self) -> list[str]:
+        return [self.label, str(self.count), f"{self.ratio:.3f}", f"{self.low:.3f}–{self.high:.3f}"]
+
+    def verdict(self, bound: float) -> str:
+        """Whether the upper end of the interval is within the bound."""
+        met = "met" if self.high <= bound else "not met"
+        return f"{self.label}: upper end of the interval {self.high:.3f}, bound {bound}: {met}"
+
+
+def ratios(
+    pairs: Mapping[str, Sequence[Pair]], *, block: int = 1, resamples: int = 10_000
+) -> list[Ratio]:
+    """One for each sample of pairs; ``block`` as `ratio_interval` has it."""
+    return [
+        Ratio(
+            *(label, len(values), median_ratio(values)),
+            *ratio_interval(values, block=block, resamples=resamples),
+        )
+        for label, values in pairs.items()
+    ]
+
+
+def ratio_table(found: Sequence[Ratio], first: str) -> Table:
+    """``first`` says what is divided by what."""
+    return Table([first, "pairs", "ratio of medians", "95 % interval"], [r.row() for r in found])
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 
 from benchmarks import pods, report
-from benchmarks.sample import Pair, median_ratio, ratio_interval
+from benchmarks.sample import Pair
 from lab import processes, waiting
 from lab.container_images import NGINX
 from lab.node import Node
@@ -55,22 +55,6 @@ def _exec(app: Container) -> int:
     return took_ns
 
 
-def _ratios(pairs: dict[str, list[Pair]]) -> report.Table:
-    rows = []
-    for step, values in pairs.items():
-        low, high = ratio_interval(values)
-        rows.append(
-            [step, str(len(values)), f"{median_ratio(values):.3f}", f"{low:.3f}–{high:.3f}"]
-        )
-    return report.Table(["zeropod / stock", "pairs", "ratio of medians", "95 % interval"], rows)
-
-
-def _verdict(step: str, values: list[Pair]) -> str:
-    upper = ratio_interval(values)[1]
-    verdict = "met" if upper <= BOUND else "not met"
-    return f"{step}: upper end of the interval {upper:.3f}, bound {BOUND}: {verdict}"
-
-
 def run(node: Node, rounds: int) -> report.Report:
     pods.warm_up(node)
     chance = random.Random(_SEED)
@@ -87,9 +71,10 @@ def run(node: Node, rounds: int) -> report.Report:
         for step, values in pairs.items()
         for side, handler in enumerate((OURS, STOCK))
     }
+    found = report.ratios(pairs)
     return report.Report(
         "start: sandbox, container and exec, against the stock shim",
-        [_ratios(pairs), report.times(times, "step, handler")],
-        notes=[_verdict(step, values) for step, values in pairs.items()],
+        [report.ratio_table(found, "zeropod / stock"), report.times(times, "step, handler")],
+        notes=[ratio.verdict(BOUND) for ratio in found],
         samples={f"{label} (ns)": values for label, values in times.items()},
     )

@@ -38,12 +38,17 @@ def objects() -> dict[Object, str]:
     }
 
 
+def shown(kind: str) -> list[dict[str, Any]]:
+    """Every link, prog or map of the machine, as bpftool shows it."""
+    return waiting.until(f"list of {kind}s", partial(_shown, kind), 30)
+
+
 def _listed() -> dict[Object, dict[str, Any]]:
     """Links before programs before maps: what belongs to one comes after it."""
     return {
         Object(kind, item["id"]): item
         for kind in _KEYS.values()
-        for item in waiting.until(f"list of {kind}s", partial(_shown, kind), 30)
+        for item in shown(kind)
         if item.get("type") not in _OF_CGROUPS
     }
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import grpc
 
-from lab import cgroups, processes, waiting
+from lab import cgroups, kernel, processes, waiting
 from lab.cri import ContainerSpec, ExecResult, PodSpec
 from lab.node import Node
 from lab.proto import cri_pb2 as pb
@@ -183,6 +184,16 @@ class Pod:
     @property
     def address(self) -> str:
         return self.addresses[0]
+
+    @cached_property
+    def netns(self) -> Path:
+        """The pod's network namespace, for as long as its sandbox runs."""
+        return Path(f"/proc/{self.node.cri.pod_info(self.id)['pid']}/ns/net")
+
+    def tcp_socket(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
+        """A TCP socket in the pod's network namespace."""
+        with kernel.network_namespace(self.netns):
+            return socket.socket(family, socket.SOCK_STREAM)
 
     def shim_pid(self) -> int:
         """The shim that serves this pod: whoever listens on the socket that containerd was told."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.report import Report, Table, times
+import pytest
+
+from benchmarks.report import Report, Table, ratio_table, ratios, times
 
 _TABLE = Table(["case", "n"], [["wake-up", "50"], ["awake", "7"]])
 
@@ -38,3 +40,17 @@ def test_report_has_its_parts_apart_from_each_other() -> None:
 def test_report_without_chart_and_notes_is_its_tables() -> None:
     lines = Report("wake", [_TABLE]).text("cores 2", 80)
     assert lines == ["wake", "====", "cores 2", "", *_TABLE.text(), ""]
+
+
+def test_ratios_have_their_interval_and_a_verdict() -> None:
+    found = ratios({"exec": [(3.0, 2.0)] * 7}, resamples=10)
+    table = ratio_table(found, "ours / theirs")
+    assert table.header == ["ours / theirs", "pairs", "ratio of medians", "95 % interval"]
+    assert table.rows == [["exec", "7", "1.500", "1.500–1.500"]]
+
+
+@pytest.mark.parametrize(("bound", "verdict"), [(1.5, "met"), (1.49, "not met")])
+def test_the_upper_end_is_held_against_the_bound(bound: float, verdict: str) -> None:
+    (found,) = ratios({"exec": [(3.0, 2.0)] * 7}, resamples=10)
+    said = f"exec: upper end of the interval 1.500, bound {bound}: {verdict}"
+    assert found.verdict(bound) == said

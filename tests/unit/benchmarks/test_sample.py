@@ -54,6 +54,22 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert covered >= 88
 
 
+def test_blocks_of_pairs_that_go_together_make_the_interval_wider() -> None:
+    """Ten pairs that are all the same are worth one, and are drawn as one."""
+    chance = random.Random(7)
+    alone = [(chance.gauss(100, 10), chance.gauss(100, 10)) for _ in range(20)]
+    repeated = [pair for pair in alone for _ in range(10)]
+    low, high = sample.ratio_interval(repeated, block=10)
+    assert (low, high) == sample.ratio_interval(alone)
+    closer = sample.ratio_interval(repeated)
+    assert low < closer[0] and closer[1] < high
+
+
+def test_pairs_beyond_whole_blocks_count() -> None:
+    pairs = [(1.0, 1.0)] * 4 + [(9.0, 1.0)]
+    assert sample.ratio_interval(pairs, block=4)[1] == 9
+
+
 @given(_PAIRS)
 def test_interval_lies_within_the_possible(pairs: list[tuple[float, float]]) -> None:
     low, high = sample.ratio_interval(pairs, resamples=50)
