@@ -6,10 +6,24 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import idle, many, memory, phases, probe, provenance, scaledown, start, wake
+from benchmarks import (
+    awake,
+    idle,
+    many,
+    memory,
+    packet,
+    phases,
+    probe,
+    provenance,
+    scaledown,
+    splice,
+    start,
+    wake,
+)
 from benchmarks.report import Report
 from lab import node as lab_node
 from lab.node import Node
@@ -17,11 +31,15 @@ from lab.steps import LabError, say
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (wake, phases, probe, start, many, memory, idle, scaledown)
+    for module in (wake, phases, probe, awake, packet, splice, start, many, memory, idle, scaledown)
 }
 
 
-def _arguments() -> argparse.Namespace:
+ORIGINS = {"node": ("node",), "pod": ("pod",), "both": ("node", "pod")}
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What is asked for. ``origins`` is None where nothing is said of it."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure zeropod on a node of its own. Without a name: everything.",
@@ -33,28 +51,36 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="name", help="what to measure: see below")
     parser.add_argument("--rounds", type=int, help="how often, in place of [the default]")
     parser.add_argument("--pods", type=int, help="how many, where pods are measured together")
+    parser.add_argument(
+        "--origin",
+        choices=ORIGINS,
+        help="for wake: from the node (spliced) [the default], a pod (parked)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--markdown", action="store_true", help="print tables for the docs")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(BENCHMARKS):
+    given = parser.parse_args(argv)
+    if unknown := set(given.names) - set(BENCHMARKS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     for name in ("rounds", "pods"):
-        value = getattr(arguments, name)
+        value = getattr(given, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1")
-    return arguments
+    given.origins = ORIGINS.get(given.origin)
+    return given
 
 
-def _measure(name: str, rounds: int | None, pods: int | None) -> Report:
-    """Run one benchmark on a fresh node."""
+def _measure(name: str, given: argparse.Namespace) -> Report:
+    """Run one benchmark on a fresh node. It is given what it has a default for."""
     module = BENCHMARKS[name]
     say(f"{name}: {module.ABOUT}")
+    values = [
+        getattr(given, option) or getattr(module, option.upper())
+        for option in ("rounds", "pods", "origins")
+        if hasattr(module, option.upper())
+    ]
     with Node.start(f"python -m benchmarks {name}") as node:
         try:
-            counts = [rounds or module.ROUNDS]
-            if hasattr(module, "PODS"):
-                counts.append(pods or module.PODS)
-            found = module.run(node, *counts)
+            found = module.run(node, *values)
         except (OSError, ValueError, AssertionError) as error:
             raise LabError(f"{name}: {type(error).__name__}: {error}") from error
     assert isinstance(found, Report)
@@ -72,22 +98,22 @@ def _load(before: float, after: float) -> str:
 
 
 def main() -> int:
-    arguments = _arguments()
+    given = arguments()
     written: dict[str, object] = {}
     try:
         load = provenance.load_average()
         lab_node.build()
-        for name in arguments.names or BENCHMARKS:
+        for name in given.names or BENCHMARKS:
             before = provenance.load_average()
-            found = _measure(name, arguments.rounds, arguments.pods)
+            found = _measure(name, given)
             load_text = _load(before, provenance.load_average())
             origin = {**provenance.collect(), "load average": load_text}
-            _print(found, origin, arguments.markdown)
+            _print(found, origin, given.markdown)
             written[name] = {"provenance": origin, "samples": found.samples}
         if provenance.busy(load, provenance.cores()):
             say(f"warning: the load average was {load:.2f} at the start: others were at work")
-        if arguments.json:
-            arguments.json.write_text(json.dumps(written, indent=1) + "\n")
+        if given.json:
+            given.json.write_text(json.dumps(written, indent=1) + "\n")
     except LabError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1

@@ -2,14 +2,17 @@
 
 In each round, one after the other: a cold start of the same image in a pod of its own (from
 CreateContainer to the first byte), a request that wakes the sleeping container, and a request to
-it while it is awake. The stateful app must answer each time with the boot id of its first start and
-the next number.
+it while it is awake. With both origins it is woken twice, in an order drawn anew: by the node,
+whose connection is spliced, and from the other pod, whose SYN is parked. The stateful app must
+answer each time with the boot id of its first start and the next number, and every app with the
+client that it should see.
 """
 
 from __future__ import annotations
 
+import random
 import time
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from benchmarks import client, pods, report
 from benchmarks.sample import percentiles
@@ -20,6 +23,10 @@ from lab.steps import LabError, say
 
 ABOUT = "time to the first byte of the waking request, beside a cold start and an awake request"
 ROUNDS = 50
+ORIGINS = ("node",)
+
+_FROM = {"node": "", "pod": ", from a pod"}
+_SEED = 1
 
 
 class Oracle:
@@ -50,35 +57,74 @@ def _cold_start(pod: Pod, image: Image, attempt: int) -> int:
     return answer.first_byte_ns - begin_ns
 
 
-def _measure(node: Node, image: Image, rounds: int) -> dict[str, list[float]]:
+def check_way(answer: client.Answer, address: str, parked: bool) -> None:
+    """Raises LabError where a request that woke the app at ``address`` went the other way.
+
+    Spliced, the app sees its own address.
+    """
+    seen = answer.json()["client"] if answer.body.startswith(b"{") else answer.words()[-1]
+    if (seen == address) == parked:
+        raise LabError(
+            f"the app has seen {seen}: the request was {'spliced' if parked else 'parked'}"
+        )
+
+
+def _measure(
+    node: Node, image: Image, rounds: int, origins: Sequence[str]
+) -> dict[str, list[float]]:
     port = pods.PORTS[image.name]
     oracle = Oracle() if image is STATEFUL else None
-    times: dict[str, list[float]] = defaultdict(list)
+    chance = random.Random(_SEED)
+    times: dict[str, list[float]] = {f"{image.name} cold start": []}
     with pods.pod(node, image) as sleeper, pods.pod(node, image, idle=pods.NEVER) as starter:
         (app,) = sleeper.containers
+        clients: dict[str, client.Origin] = {"node": node, "pod": starter}
+        labels = {
+            (origin, case): f"{image.name} {case}{_FROM[origin]}"
+            for origin in origins
+            for case in ("wake-up", "awake")
+        }
+        times |= {label: [] for label in labels.values()}
         for attempt in range(1, rounds + 1):
             times[f"{image.name} cold start"].append(_cold_start(starter, image, attempt))
-            pods.asleep(app)
-            for case in ("wake-up", "awake"):
-                answer = client.get(node, sleeper.address, port)
-                if oracle:
-                    oracle.check(answer)
-                times[f"{image.name} {case}"].append(answer.took_ns)
-            say(
-                f"{image.name} {attempt}: woke in {times[f'{image.name} wake-up'][-1] / 1e6:.1f} ms"
-            )
+            for origin in chance.sample(origins, len(origins)):
+                pods.asleep(app)
+                for case in ("wake-up", "awake"):
+                    answer = client.get(clients[origin], sleeper.address, port)
+                    if oracle:
+                        oracle.check(answer)
+                    if case == "wake-up":
+                        check_way(answer, sleeper.address, origin == "pod")
+                    times[labels[origin, case]].append(answer.took_ns)
+                woke_ms = times[labels[origin, "wake-up"]][-1] / 1e6
+                say(f"{image.name} {attempt}: woke in {woke_ms:.1f} ms{_FROM[origin]}")
     return times
 
 
-def run(node: Node, rounds: int) -> report.Report:
+def _ratios(times: Mapping[str, Sequence[float]]) -> list[report.Ratio]:
+    """Of waking requests from a pod and from the node, where there are both."""
+    pairs = {}
+    for image in (NGINX, STATEFUL):
+        node, pod = (f"{image.name} wake-up{_FROM[origin]}" for origin in ("node", "pod"))
+        if node in times and pod in times:
+            pairs[f"{image.name} wake-up"] = list(zip(times[pod], times[node], strict=True))
+    return report.ratios(pairs)
+
+
+def run(node: Node, rounds: int, origins: Sequence[str]) -> report.Report:
     pods.warm_up(node)
-    times = {**_measure(node, NGINX, rounds), **_measure(node, STATEFUL, rounds)}
-    table = report.times(times, "time to the first byte")
-    medians = [(row[0], percentiles(times[row[0]])[0]) for row in table.rows]
+    times = {
+        **_measure(node, NGINX, rounds, origins),
+        **_measure(node, STATEFUL, rounds, origins),
+    }
+    tables = [report.times(times, "time to the first byte")]
+    if ratios := _ratios(times):
+        tables.append(report.ratio_table(ratios, "parked / spliced"))
+    wakes = rounds * len(origins)
     return report.Report(
         "wake: time to the first byte",
-        [table],
-        chart=medians,
-        notes=[f"memory was intact in {rounds} of {rounds} wake-ups of the stateful app"],
+        tables,
+        chart=[(label, percentiles(values)[0]) for label, values in times.items()],
+        notes=[f"memory was intact in {wakes} of {wakes} wake-ups of the stateful app"],
         samples={f"{label} (ns)": values for label, values in times.items()},
     )

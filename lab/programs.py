@@ -136,9 +136,6 @@ class Hooks:
             self._programs.append((os.dup(fd), where))
         _call(_LINK_DETACH, struct.pack("I", link))
 
-    def __len__(self) -> int:
-        return len(self._programs)
-
     def put(self) -> None:
         """Have them there. Idempotent."""
         if self._links:

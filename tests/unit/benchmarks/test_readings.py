@@ -52,6 +52,22 @@ def test_the_largest_is_held_against_the_bound() -> None:
     assert whole.endswith("not met")
 
 
+@pytest.mark.parametrize(
+    ("body", "parked"),
+    [
+        (b'{"client": "10.88.0.2"}', False),
+        (b"nginx bench-1 10.88.0.2\n", False),
+        (b"nginx bench-1 10.88.0.7\n", True),
+    ],
+)
+def test_the_way_of_a_waking_request_is_seen(body: bytes, parked: bool) -> None:
+    """Spliced, the app sees the address that was asked for: its own."""
+    answer = client.Answer(0, 1, body)
+    wake.check_way(answer, "10.88.0.2", parked)
+    with pytest.raises(LabError, match="spliced" if not parked else "parked"):
+        wake.check_way(answer, "10.88.0.2", not parked)
+
+
 def test_time_of_all_threads_counts() -> None:
     before = idle.run_ns(os.getpid())
     burnt, read = threading.Event(), threading.Event()
