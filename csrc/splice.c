@@ -18,7 +18,7 @@
 
 #include "internal.h"
 
-#define PIECE	   65536
+#define PIECE	   61440 /* with its headers one packet of 64 KiB, not one and a crumb */
 #define TURN_LIMIT 32
 
 enum moved { MOVED_NOTHING, MOVED_BYTES, MOVED_RESET, MOVED_LATER };
@@ -130,8 +130,11 @@ void zp_splice_pump(struct zp_conn *conn)
 		return;
 	}
 	for (turn = 0; turn < TURN_LIMIT; turn++) {
-		up = move_half(conn, &conn->up, conn->client_fd, conn->app_fd);
-		down = move_half(conn, &conn->down, conn->app_fd, conn->client_fd);
+		/* One that could not move is told when it can: bulk goes one way mostly. */
+		if (up == MOVED_BYTES)
+			up = move_half(conn, &conn->up, conn->client_fd, conn->app_fd);
+		if (down == MOVED_BYTES)
+			down = move_half(conn, &conn->down, conn->app_fd, conn->client_fd);
 		if (down == MOVED_BYTES)
 			first_byte(group);
 		if (up == MOVED_RESET || down == MOVED_RESET) {
