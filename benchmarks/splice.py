@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from benchmarks import pods, report
 from benchmarks.client import Origin
-from benchmarks.sample import Pair
+from benchmarks.idle import run_ns
 from lab.container_images import STATEFUL
 from lab.cri import ContainerSpec
 from lab.node import Node
@@ -35,7 +35,7 @@ SIZE = 512 << 20
 """Bytes that one connection moves one way in each round."""
 
 _PORT = 9000
-_IDLE = "3s"  # loopback traffic is no activity; no measurement on it may take so long
+_IDLE = "8s"  # loopback traffic is no activity; nothing on it may take so long
 _TIMEOUT_S = 60.0
 _SEED = 1
 _NODE = "the node"
@@ -111,31 +111,56 @@ def _connect(
     return found
 
 
-def _measure(pod: Pod, ways: Mapping[str, Way], rounds: int) -> dict[str, list[Pair]]:
-    """Pairs of bytes per second, (spliced, direct)."""
+class Moved(NamedTuple):
+    """Bytes per second, and the processor time of client, shim and app, in seconds per GB."""
+
+    rate: float
+    client: float
+    shim: float
+    app: float
+
+
+def _used_ns(pids: Sequence[int]) -> list[int]:
+    return [time.thread_time_ns(), *map(run_ns, pids)]
+
+
+def _move(connection: Connection, move: str, pids: Sequence[int]) -> Moved:
+    before, begin_ns = _used_ns(pids), time.monotonic_ns()
+    _MOVES[move](connection, SIZE)
+    took_ns, after = time.monotonic_ns() - begin_ns, _used_ns(pids)
+    spent = [(late - early) / SIZE for early, late in zip(before, after, strict=True)]
+    return Moved(SIZE * 1e9 / took_ns, *spent)
+
+
+def _measure(pod: Pod, ways: Mapping[str, Way], rounds: int) -> dict[tuple[str, bool], list[Moved]]:
+    """By (way and direction, whether it was spliced)."""
     chance = random.Random(_SEED)
-    pairs: dict[str, list[Pair]] = {f"{way}, {move}": [] for way in ways for move in _MOVES}
+    found: dict[tuple[str, bool], list[Moved]] = {
+        (f"{way}, {move}", spliced): []
+        for way in ways
+        for move in _MOVES
+        for spliced in (True, False)
+    }
     boot_ids: set[str] = set()
     for number in range(1, rounds + 1):
-        rates: dict[tuple[str, bool], float] = {}
         with ExitStack() as stack:
             connections = _connect(pod, ways, boot_ids, stack)
+            pids = (pod.shim_pid(), *pod.containers[0].live_pids())
             todo = [(*key, move) for key in connections for move in _MOVES]
             for way, spliced, move in chance.sample(todo, len(todo)):
                 connections[_NODE, False].up(1)  # activity
-                begin_ns = time.monotonic_ns()
-                _MOVES[move](connections[way, spliced], SIZE)
-                took_ns = time.monotonic_ns() - begin_ns
-                rates[f"{way}, {move}", spliced] = SIZE * 1e9 / took_ns
-        for label, values in pairs.items():
-            values.append((rates[label, True], rates[label, False]))
+                moved = _move(connections[way, spliced], move, pids)
+                found[f"{way}, {move}", spliced].append(moved)
         if len(boot_ids) != 1:
             raise LabError("the app came back without its memory")
-        shown = ", ".join(
-            f"{label} {values[-1][0] / values[-1][1]:.2f}" for label, values in pairs.items()
-        )
-        say(f"{number}: {shown}")
-    return pairs
+        say(f"{number} of {rounds} rounds")
+    return found
+
+
+def _row(label: str, values: Sequence[Moved]) -> list[str]:
+    rates = [f"{ask(moved.rate for moved in values) / 1e6:,.0f}" for ask in (median, min, max)]
+    spent = zip(*(moved[1:] for moved in values), strict=True)
+    return [label, str(len(values)), *rates, *(f"{median(each):.2f}" for each in spent)]
 
 
 def run(node: Node, rounds: int) -> report.Report:
@@ -148,28 +173,24 @@ def run(node: Node, rounds: int) -> report.Report:
             _NODE: Way(node, pod.address),
             "its own loopback": Way(pod, "127.0.0.1", "127.0.0.2"),
         }
-        pairs = _measure(pod, ways, rounds)
-    found = report.ratios(pairs)
-    body = [
-        [f"{label}, {kind}", str(len(values)), *_rates([pair[side] for pair in values])]
-        for label, values in pairs.items()
-        for side, kind in enumerate(("spliced", "direct"))
-    ]
-    table = report.Table(["MB per second", "n", "median", "least", "most"], body)
+        found = _measure(pod, ways, rounds)
+    rates = {key: [moved.rate for moved in values] for key, values in found.items()}
+    pairs = {
+        label: list(zip(values, rates[label, False], strict=True))
+        for (label, spliced), values in rates.items()
+        if spliced
+    }
+    ratios = report.ratios(pairs)
+    labels = {key: f"{key[0]}, {'spliced' if key[1] else 'direct'}" for key in found}
+    header = ["MB per second", "n", "median", "least", "most"]
+    spent = [f"{who}, s per GB" for who in ("client", "shim", "app")]
+    body = [_row(labels[key], values) for key, values in found.items()]
     return report.Report(
         f"splice: {SIZE >> 20} MiB through a spliced connection, against a direct one",
-        [report.ratio_table(found, "spliced / direct"), table],
-        notes=[_verdict(ratio) for ratio in found],
-        samples={
-            f"{label}, {kind} (bytes per second)": [pair[side] for pair in values]
-            for label, values in pairs.items()
-            for side, kind in enumerate(("spliced", "direct"))
-        },
+        [report.ratio_table(ratios, "spliced / direct"), report.Table([*header, *spent], body)],
+        notes=[_verdict(ratio) for ratio in ratios],
+        samples={f"{labels[key]} (bytes per second)": values for key, values in rates.items()},
     )
-
-
-def _rates(values: Sequence[float]) -> list[str]:
-    return [f"{rate / 1e6:,.0f}" for rate in (median(values), min(values), max(values))]
 
 
 def _verdict(ratio: report.Ratio) -> str:
