@@ -1,11 +1,13 @@
 """The app that a fake restore brings: app.py MODE PORTS BACKLOG READY STARTS.
 
 It appends a byte to STARTS, listens on all ports, creates READY and serves one connection after
-another, or (sink, banner) each in a thread of its own:
+another, or (sink, banner, smtp, mysql) each in a thread of its own:
 
 http     answers a request with the client's address and the length of the body
 sink     reads to end of file, answers with length and hash
 banner   speaks first, then echoes a line
+smtp     greets, takes one mail, answers with its size
+mysql    greets, takes a login and a query, answers with the query
 reset    reads a byte, then resets
 late     http, but listens half a second after READY
 udp      sends each datagram back, from the address that it came to
@@ -45,6 +47,40 @@ def banner(made, peer):
     made.sendall(made.makefile("rb").readline())
 
 
+def smtp(made, peer):
+    lines = made.makefile("rb")
+    made.sendall(b"220 app ESMTP\r\n")
+    while line := lines.readline():
+        verb = line[:4].upper()
+        if verb == b"DATA":
+            made.sendall(b"354 go on\r\n")
+            mail = b"".join(iter(lines.readline, b".\r\n"))
+            made.sendall(b"250 %d bytes\r\n" % len(mail))
+        elif verb == b"EHLO":
+            made.sendall(b"250-app\r\n250 8BITMIME\r\n")
+        elif verb == b"QUIT":
+            made.sendall(b"221 bye\r\n")
+            return
+        else:
+            made.sendall(b"250 ok\r\n")
+
+
+def mysql(made, peer):
+    stream = made.makefile("rb")
+
+    def write(number, data):
+        made.sendall(len(data).to_bytes(3, "little") + bytes([number]) + data)
+
+    def read():
+        head = stream.read(4)
+        return stream.read(int.from_bytes(head[:3], "little"))
+
+    write(0, b"\x0a8.0.0-app\0" + bytes(32))
+    read()
+    write(2, bytes(7))
+    write(1, read())
+
+
 def reset(made, peer):
     made.recv(1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -63,7 +99,15 @@ def echo(port):
         made.sendmsg([data], info, 0, peer)
 
 
-SERVE = {"http": http, "late": http, "sink": sink, "banner": banner, "reset": reset}.get(MODE)
+SERVE = {
+    "http": http,
+    "late": http,
+    "sink": sink,
+    "banner": banner,
+    "smtp": smtp,
+    "mysql": mysql,
+    "reset": reset,
+}.get(MODE)
 
 
 def serve(made, peer):

@@ -223,18 +223,3 @@ def test_an_opener_that_is_gone_harms_nobody(pod: Pod) -> None:
     with opening(pod) as made, wake(pod, group) as listener:
         assert outcome(made) == 0
         listener.accept()[0].close()
-
-
-@pytest.mark.parametrize("backlog", [0, 1])
-def test_a_listener_with_hardly_any_room(pod: Pod, backlog: int) -> None:
-    pod.asleep("http", backlog=backlog)
-    made = []
-    for _ in range(8):
-        one = pod.client.make_socket()
-        one.setblocking(False)
-        one.connect_ex((POD_V4, PORT))
-        made.append(one)
-    for one in made:
-        assert outcome(one) == 0
-        one.settimeout(60)
-        assert ask(one, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
