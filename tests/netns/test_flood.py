@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import resource
+import select
 import socket
 import struct
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 
 from lab import waiting
 from tests.netns.conftest import CLIENT_V4, POD_V4, PORT, Pod
@@ -138,6 +144,98 @@ def test_wakes_that_nobody_completes_end_the_parking_for_a_while(pod: Pod) -> No
     assert ask(pod.client.connect(POD_V4)).startswith(b"HTTP/1.1 200")
     stats = pod.activator.stats(group)
     assert (stats["wakes"], stats["spliced"], stats["parked"]) == (3, 1, 2)
+
+
+def strangers(seed: int) -> Iterator[bytes]:
+    """SYNs of whoever: of other networks, to which the pod's answers have a way."""
+    dice = random.Random(seed)
+    while True:
+        source = f"172.{dice.randrange(16, 32)}.{dice.randrange(256)}.{dice.randrange(1, 255)}"
+        yield syn(source, dice.randrange(1024, 65536), dice.randrange(2**32))
+
+
+def memory_bytes() -> int:
+    """What this process, in which the activator is, has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_a_hundred_thousand_strangers(pod: Pod) -> None:
+    """They wake the pod twice, and nobody else; whoever is there is served at any time.
+
+    The first two wake-ups are seen to be nobody's three seconds later. Then openers are accepted
+    first, and of the strangers nobody completes a handshake.
+    """
+    pod.here.run("ip", "route", "add", "default", "via", CLIENT_V4)
+    pod.here.run("sysctl", "-qw", "net.ipv4.tcp_syncookies=1")
+    group = pod.group(activation=Activation.PARK)
+    crowd = strangers(seed=5)
+    most = {"held": 0}
+    sent = 0
+
+    def flood(made: socket.socket, count: int) -> None:
+        nonlocal sent
+        for number, packet in enumerate(islice(crowd, count)):
+            made.sendto(packet, (POD_V4, 0))
+            if number % 256 == 0:
+                most["held"] = max(most["held"], pod.activator.stats(group)["held"])
+        sent += count
+
+    def sleep() -> None:
+        pod.activator.hold(group)
+        pod.kill_app()
+        (pod.folder / "ready").unlink(missing_ok=True)
+
+    def bare_wakes() -> int:
+        return pod.activator.stats(group)["bare_wakes"]
+
+    before = memory_bytes()
+    with raw(pod) as made:
+        for wakes in (1, 2):
+            sleep()
+            flood(made, 20_000)  # in the middle of a dump: many more than are kept
+            assert pod.activator.arm(group, pod.plan("http")) is True
+            pod.wait(EventKind.READY)
+            flood(made, 5_000)  # to the app itself
+            waiting.until("a bare wake-up", lambda: bare_wakes() == wakes)  # noqa: B023
+        sleep()
+        assert pod.activator.arm(group, pod.plan("http")) is False
+        flood(made, 40_000)
+        assert pod.activator.stats(group)["wakes"] == 2
+        assert ask(pod.client.connect(POD_V4)).startswith(b"HTTP/1.1 200")
+        pod.wait(EventKind.READY)
+        flood(made, 10_000)
+        assert ask(pod.client.connect(POD_V4)).startswith(b"HTTP/1.1 200")
+    stats, counters = pod.activator.stats(group), pod.activator.counters()
+    grown = memory_bytes() - before
+    print(f"{sent} SYNs, {grown >> 10} KiB more, {most['held']} held at most; {stats}; {counters}")
+    assert sent == 100_000
+    assert (stats["wakes"], stats["bare_wakes"], stats["spliced"]) == (3, 2, 1)
+    assert most["held"] <= 2048
+    assert counters["parked"] + counters["parked_full"] + counters["redirected"] > 60_000
+    assert counters["flows_full"] == 0
+    assert grown < 8 << 20
+
+
+def test_a_user_among_strangers_is_served(pod: Pod) -> None:
+    """Parked behind hundreds whose handshakes never end, in a queue that is too short for them."""
+    pod.here.run("ip", "route", "add", "default", "via", CLIENT_V4)
+    group = pod.group(activation=Activation.PARK)
+    pod.activator.hold(group)
+    with raw(pod) as made:
+        for packet in islice(strangers(seed=6), 500):
+            made.sendto(packet, (POD_V4, 0))
+        kept = pod.activator.counters()["parked"]  # the ring may have had no room for some
+        assert kept > 200
+        waiting.until("all", lambda: pod.activator.stats(group)["held"] == kept)
+        with pod.client.make_socket() as user:
+            user.setblocking(False)
+            user.connect_ex((POD_V4, PORT))
+            waiting.until("the user", lambda: pod.activator.stats(group)["held"] == kept + 1)
+            assert pod.activator.arm(group, pod.plan("http")) is True
+            assert select.select([], [user], [], 60)[1], "the user is not connected"
+            user.settimeout(60)
+            assert ask(user).startswith(b"HTTP/1.1 200")
+    assert pod.activator.stats(group)["wakes"] == 1
 
 
 def test_a_completed_handshake_is_no_bare_wake(pod: Pod) -> None:
