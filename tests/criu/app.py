@@ -6,6 +6,10 @@ there already was made by the same memory, run a second time; it leaves /ticks/d
 
 A signal of $HANDLES is one line on stdout, those of $IGNORES are ignored. With $READS each line of
 stdin, and its end, is one, too. These lines have the count, but do not add to it.
+
+$HOST is where it listens, a path for a unix socket; :: is IPv6 alone; $BACKLOG how many may wait.
+With $WORKERS there are so many processes with a socket (SO_REUSEPORT) and a memory each. The file
+/ticks/port names another port, /ticks/exit is the code to exit with at once.
 """
 
 import os
@@ -16,9 +20,30 @@ import sys
 import threading
 from pathlib import Path
 
+HOST = os.environ.get("HOST", "")
+BACKLOG = int(os.environ.get("BACKLOG", "1024"))
+WORKERS = int(os.environ.get("WORKERS", "1"))
+for _ in range(WORKERS - 1):
+    if os.fork() == 0:
+        break
 BOOT = secrets.token_hex(8)
 KEPT_OPEN = os.open(__file__, os.O_RDONLY)
 """A file of the root file system, without which CRIU does not restore."""
+
+
+EXIT, OTHER_PORT = Path("/ticks/exit"), Path("/ticks/port")
+
+
+def listen() -> socket.socket:
+    port = int(OTHER_PORT.read_text()) if OTHER_PORT.exists() else 8080
+    if HOST.startswith("/"):
+        made = socket.socket(socket.AF_UNIX)
+        made.bind(HOST)
+        made.listen(BACKLOG)
+        return made
+    family = socket.AF_INET6 if ":" in HOST else socket.AF_INET
+    shared = WORKERS > 1
+    return socket.create_server((HOST, port), family=family, backlog=BACKLOG, reuse_port=shared)
 
 
 def create(path: str) -> bool:
@@ -29,11 +54,17 @@ def create(path: str) -> bool:
     return True
 
 
+def exit_if_told() -> None:
+    if EXIT.exists():
+        os._exit(int(EXIT.read_text()))
+
+
 def tick() -> None:
     number, pause = 0, threading.Event()
     while True:
         if not create(f"/ticks/{BOOT}/{number}"):
             create("/ticks/doubled")
+        exit_if_told()
         number += 1
         pause.wait(0.001)
 
@@ -59,9 +90,10 @@ for number in map(int, os.environ.get("IGNORES", "").split()):
     signal.signal(number, signal.SIG_IGN)
 if "READS" in os.environ:
     threading.Thread(target=read, daemon=True).start()
-listener = socket.create_server(("", 8080), backlog=1024)
+listener = listen()
 while True:
     connection, _ = listener.accept()
+    exit_if_told()
     with connection:
         count += 1
         print(f"request {count}", flush=True)

@@ -128,6 +128,19 @@ class Box:
         boot, count = answer.split()
         return boot.decode(), int(count)
 
+    def connect(self, host: str = "127.0.0.1", port: int = 8080) -> socket.socket:
+        """A connection of the pod's network that has been begun; it does not block."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        made = socket.socket(fileno=socket_in(self._netns, family, socket.SOCK_STREAM))
+        made.setblocking(False)
+        made.connect_ex((host, port))
+        return made
+
+    def waiting(self) -> int:
+        """How many wait for the app, parked or held."""
+        assert self.scaler._group is not None
+        return self.scaler._group.stats()["held"]  # type: ignore[attr-defined,no-any-return]
+
     async def asleep(self) -> None:
         await self.scaler.until(Phase.ASLEEP)
 
@@ -158,6 +171,7 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
         pid_namespace: bool = True,
         images: Path | None = None,
         binary: Path | str = "runc",
+        app: str = "app.py",
         start: bool = True,
         env: Mapping[str, str] | None = None,
         options: Mapping[str, Any] | None = None,
@@ -167,7 +181,7 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
         ticks.mkdir()
         own = {"pid": pid_namespace, "mount": True, "cgroup": cgroup_namespace}
         kinds = [kind for kind in own if own[kind]]
-        _write_bundle(bundle, ticks, sandbox, kinds, annotations, env or {})
+        _write_bundle(bundle, app, ticks, sandbox, kinds, annotations, env or {})
         fifos = [tmp_path / name for name in ("in", "out")]
         for fifo in fifos:
             os.mkfifo(fifo)
@@ -196,13 +210,16 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
         return made[-1]
 
     yield make
+    loop = asyncio.get_running_loop()
     for box in made:
+        loop.add_reader(box.output, box.lines)  # as containerd reads; else its end waits for that
         with contextlib.suppress(NotFound):
             await box.container.kill(9)
         await box.container.wait()
         if box.container.state_now is not State.DELETED:
             await box.container.delete()
         await box.container.close()
+        loop.remove_reader(box.output)
         os.close(box.output)
         os.close(box.input)
         os.close(box._netns)
@@ -212,6 +229,7 @@ async def make_box(tmp_path: Path, sandbox: int) -> AsyncIterator[MakeBox]:
 
 def _write_bundle(
     bundle: Path,
+    app: str,
     ticks: Path,
     sandbox: int,
     own: list[str],
@@ -224,7 +242,7 @@ def _write_bundle(
     for name in ("lib", "lib64", "bin", "sbin"):
         (rootfs / name).symlink_to(f"usr/{name}")
     (bundle / "hosts").write_text("127.0.0.1 localhost\n")
-    shutil.copy(Path(__file__).parent / "app.py", rootfs / "app.py")
+    shutil.copy(Path(__file__).parent / app, rootfs / "app.py")
     subprocess.run(["runc", "spec"], cwd=bundle, check=True)
     config = json.loads((bundle / "config.json").read_text())
     config.pop("hostname")
@@ -234,7 +252,7 @@ def _write_bundle(
         "env": [*config["process"]["env"], *(f"{key}={value}" for key, value in env.items())],
         "noNewPrivileges": True,
         "oomScoreAdj": 500,
-        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 2048, "soft": 1024}],
+        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 8192, "soft": 4096}],
     }
     config["root"]["readonly"] = False
     kinds = {"network": "net", "ipc": "ipc", "uts": "uts"}
