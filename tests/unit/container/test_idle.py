@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from zeropod.container import idle
-from zeropod.container.idle import Asked, Reason, IdleTimer
+from zeropod.container.idle import Asked, IdleTimer, Reason
 
 S = 1_000_000_000
 IDLE_NS = 10 * S
