@@ -24,6 +24,7 @@ class Shim:
         self.containers = {one.id: one for one in containers}
         self.refusal = ""
         self.asked: list[str] = []
+        self.before_list: Callable[[], Awaitable[Any]] | None = None
 
     def handlers(self) -> dict[str, dict[str, Method]]:
         return {
@@ -36,6 +37,8 @@ class Shim:
         }
 
     async def _list(self, _request: pb.ListRequest) -> pb.ListResponse:
+        if self.before_list is not None:
+            await self.before_list()
         return pb.ListResponse(containers=self.containers.values())
 
     async def _get(self, request: pb.ContainerRequest) -> pb.Details:
