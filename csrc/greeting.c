@@ -29,6 +29,20 @@ static bool has_ended(const struct zp_conn *conn)
 	       info.tcpi_state != TCP_ESTABLISHED;
 }
 
+/* How much lies in the socket; not by recv(2), which would take a reset's error. */
+static size_t waiting(const struct zp_conn *conn)
+{
+	int size = 0;
+
+	return ioctl(conn->client_fd, FIONREAD, &size) < 0 ? 0 : (size_t)size;
+}
+
+/* Whether it has said all that it will, and that is these bytes. In this order: more may come. */
+static bool has_said_all(const struct zp_conn *conn, size_t size)
+{
+	return has_ended(conn) && waiting(conn) <= size;
+}
+
 static void answer(struct zp_conn *conn, uint32_t stream)
 {
 	char frames[ZP_GRPC_ANSWER_MAX];
@@ -50,8 +64,7 @@ void zp_greeting_look(struct zp_conn *conn, const char *bytes, size_t size, size
 		answer(conn, grpc.stream);
 	} else if (verdict == ZP_PROBE_NO || size >= limit) {
 		zp_conn_user(conn);
-	} else if (size >= ZP_H2_PREFACE &&
-		   has_ended(conn)) { /* it has asked nothing, and will not */
+	} else if (size >= ZP_H2_PREFACE && has_said_all(conn, size)) { /* it has asked nothing */
 		conn->port->group->stats.probes++;
 		conn->state = ZP_DRAINING;
 		zp_conn_deadline(conn, zp_now_ns() + ZP_DRAIN_NS);
@@ -84,15 +97,13 @@ bool zp_greeting_timeout(struct zp_conn *conn)
 size_t zp_greeting_room(struct zp_conn *conn, size_t room)
 {
 	uint8_t head[ZP_H2_HEAD] = {0};
-	int waiting = 0;
 	bool ended;
 
 	if (!conn->greeted)
 		return room;
 	if (conn->until_frame == 0) {
 		ended = has_ended(conn); /* asked first: then nothing comes any more */
-		ioctl(conn->client_fd, FIONREAD, &waiting);
-		if (waiting < ZP_H2_HEAD) { /* not by recv(2), which would take a reset's error */
+		if (waiting(conn) < ZP_H2_HEAD) {
 			conn->greeted = !ended;
 			return ended ? room : 0;
 		}

@@ -14,6 +14,7 @@
 
 #define PATIENCE_MS 10000
 #define ROOM	    4096
+#define MANY	    500
 
 /* Whether exactly these bytes come, of any value. */
 static bool hear(int fd, const char *bytes, size_t size)
@@ -119,6 +120,28 @@ static void who_is_greeted_and_goes_wakes_nobody(void)
 	zp_activator_free(activator);
 }
 
+/* His end, which is there when his first words are looked at, is not taken for his last one. */
+static void who_asks_and_ends_at_once_is_not_lost(void)
+{
+	struct zp_group_stats stats = {0};
+	int group, fd[MANY], one = 1, i;
+	struct zp_activator *activator = holding(&group);
+
+	for (i = 0; i < MANY; i++) {
+		fd[i] = zp_fixture_connect(zp_fake_activator_port(APP_PORT));
+		setsockopt(fd[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+		SAY(fd[i], PREFACE SETTINGS);
+		SAY(fd[i], "\0\0\4\1\5\0\0\0\1\x82\x84\x86\x41");
+		shutdown(fd[i], SHUT_WR);
+	}
+	while (stats.connections + stats.probes < MANY)
+		CHECK(zp_group_stats(activator, group, &stats) == 0);
+	CHECK(stats.connections == MANY && stats.probes == 0);
+	for (i = 0; i < MANY; i++)
+		close(fd[i]);
+	zp_activator_free(activator);
+}
+
 /* Whether the app sees all but the first ACK: @before is said before it is there, @at splits the
  * rest.
  */
@@ -198,6 +221,7 @@ void zp_tests_greeting(void)
 	RUN(a_greeted_check_is_answered);
 	RUN(who_does_not_wait_is_told_nothing_before_his_answer);
 	RUN(who_is_greeted_and_goes_wakes_nobody);
+	RUN(who_asks_and_ends_at_once_is_not_lost);
 	RUN(one_ack_is_taken_out);
 	RUN(a_client_that_goes_without_an_ack);
 }
