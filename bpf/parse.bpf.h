@@ -20,6 +20,7 @@
 #define ZP_TCP_SIZE	  20
 #define ZP_UDP_SIZE	  8
 #define ZP_FLAG_SYN	  0x02
+#define ZP_FLAG_RST	  0x04
 #define ZP_FLAG_ACK	  0x10
 #define ZP_IP_OFFSET	  0x1fff
 #define ZP_IP6_OFFSET	  0xfff8

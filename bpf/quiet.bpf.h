@@ -21,7 +21,6 @@
 
 #define ZP_BUSY_NS  100000000ull
 #define ZP_FLAG_FIN 0x01
-#define ZP_FLAG_RST 0x04
 #define ZP_FIN_IN   1
 #define ZP_FIN_OUT  2
 #define ZP_PREFACE  0x50524920 /* "PRI ": no other protocol's request */

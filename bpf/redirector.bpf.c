@@ -140,10 +140,15 @@ static __always_inline struct zp_port *find_port(__be16 port_be, __u8 protocol)
 	return place ? bpf_map_lookup_elem(&ports, place) : NULL;
 }
 
+static __always_inline int is_counted(struct __sk_buff *skb)
+{
+	return skb->ifindex != LO || settings.count_loopback;
+}
+
 static __always_inline void touch(struct zp_port *port, struct __sk_buff *skb, const __u8 *remote,
 				  __be16 remote_port_be)
 {
-	if (skb->ifindex == LO && !settings.count_loopback)
+	if (!is_counted(skb))
 		return;
 	port->last_activity_ns = bpf_ktime_get_ns();
 	__builtin_memcpy(__builtin_assume_aligned(port->remote, 8),
@@ -250,6 +255,15 @@ static __always_inline int is_local(struct __sk_buff *skb, const struct packet *
 	return r == BPF_FIB_LKUP_RET_NOT_FWDED || r == BPF_FIB_LKUP_RET_FWD_DISABLED;
 }
 
+/*
+ * A segment that anybody can have the app exchange with him, also under an address that is not his:
+ * a SYN, the answer to one, and a reset. An awake app is not in use for them.
+ */
+static __always_inline int is_bare(const struct packet *packet)
+{
+	return packet->protocol == IPPROTO_TCP && packet->flags & (ZP_FLAG_SYN | ZP_FLAG_RST);
+}
+
 static __always_inline int hold(struct __sk_buff *skb, const struct packet *packet,
 				struct zp_port *port, const struct zp_flow *flow, __be32 isn_be)
 {
@@ -284,8 +298,9 @@ static __always_inline int open_flow(struct __sk_buff *skb, struct packet *packe
 		count(ZP_COUNT_FLOW_FORGOTTEN);
 	}
 	if (port->mode == ZP_MODE_PASS) {
-		if (!port->probes || !is_of_node(packet->source) || !quiet_open(flow))
-			touch_in(port, skb, packet);
+		if ((!port->probes || !is_of_node(packet->source) || !quiet_open(flow)) &&
+		    is_counted(skb))
+			port->last_opening_ns = bpf_ktime_get_ns();
 		return PASS;
 	}
 	if (!is_local(skb, packet)) {
@@ -372,8 +387,9 @@ int zp_ingress(struct __sk_buff *skb)
 		return open_flow(skb, &packet, port, &flow);
 	route = route_of(&flow);
 	if (!route) {
-		if (!port->probes || !is_of_node(packet.source) ||
-		    !quiet_in(skb, &packet, port, &flow))
+		if ((!port->probes || !is_of_node(packet.source) ||
+		     !quiet_in(skb, &packet, port, &flow)) &&
+		    !is_bare(&packet))
 			touch_in(port, skb, &packet);
 		return PASS;
 	}
@@ -402,7 +418,8 @@ int zp_egress(struct __sk_buff *skb)
 	port = find_port(packet.source_be, packet.protocol);
 	if (port) {
 		if (is_ignored(packet.dest) ||
-		    (port->probes && is_of_node(packet.dest) && quiet_out(&packet)))
+		    (port->probes && is_of_node(packet.dest) && quiet_out(&packet)) ||
+		    is_bare(&packet))
 			return PASS;
 		touch_out(port, skb, &packet);
 		return PASS;

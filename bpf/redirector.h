@@ -69,6 +69,7 @@ enum zp_mode {
 /* In an array that user space has mapped: both sides read and write it in place. */
 struct zp_port {
 	__u64 last_activity_ns;			     /* CLOCK_MONOTONIC; 0: never */
+	__u64 last_opening_ns;			     /* of a SYN to the awake app: who knows? */
 	__u8 remote[16] __attribute__((aligned(8))); /* whose: to be shown, two may mix it */
 	__be16 remote_port_be;
 	__be16 activator_port_be;
@@ -77,7 +78,7 @@ struct zp_port {
 	__u8 full;   /* the activator holds all that it may: who would be redirected comes again */
 	__u8 padding[1];
 };
-_Static_assert(sizeof(struct zp_port) == 32, "struct zp_port");
+_Static_assert(sizeof(struct zp_port) == 40, "struct zp_port");
 
 /* A redirected connection. IPv4 addresses are mapped into IPv6. */
 struct zp_flow {

@@ -424,21 +424,30 @@ int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t 
 }
 
 /*
- * zp_group_last_undecided() - of connections from the node that live and do not count: when one was
+ * zp_group_last_undecided() - of those of whom it is not known whether they count: when one was
  * heard of last, 0 for never
  *
- * A user may be among them who has just not spoken yet, or a probe that waits for its answer. It is
- * asked for when the app may be idle; then is the time to forget those that have vanished.
+ * They are who has sent a SYN to the awake app, and connections from the node that live and do not
+ * count: a user may be among them who has just not spoken yet, or a probe that waits for its answer.
+ * It is asked for when the app may be idle; then is the time to forget those that have vanished.
  *
  * Return: 0 or -errno.
  */
 int zp_group_last_undecided(struct zp_activator *activator, int number, uint64_t *ret_ns)
 {
 	struct zp_group *group = zp_group_lock(activator, number);
+	uint64_t latest_ns, ns;
+	size_t i;
 
 	if (!group)
 		return -ENOENT;
-	*ret_ns = zp_redirector_sweep_quiet(&activator->redirector, zp_now_ns() - ZP_QUIET_NS);
+	latest_ns = zp_redirector_sweep_quiet(&activator->redirector, zp_now_ns() - ZP_QUIET_NS);
+	for (i = 0; i < group->port_count; i++) {
+		ns = __atomic_load_n(&group->ports[i].shared->last_opening_ns, __ATOMIC_RELAXED);
+		if (ns > latest_ns)
+			latest_ns = ns;
+	}
+	*ret_ns = latest_ns;
 	pthread_mutex_unlock(&activator->lock);
 	return 0;
 }

@@ -88,6 +88,19 @@ def test_a_retransmitted_syn_stays_with_its_connection(pod: Pod) -> None:
         assert send(2)["flow_in"] == 1
 
 
+def test_an_awake_app_is_not_in_use_for_who_only_knocks(pod: Pod) -> None:
+    group = pod.group()
+    with raw(pod) as made, pod.here.listen(PORT):
+        last_ns = 0
+        for source in (STRANGER, CLIENT_V4):  # the second one's kernel resets what it is answered
+            made.sendto(syn(source, 5000, 1), (POD_V4, 0))
+            assert pod.activator.last_undecided_ns(group) > last_ns
+            last_ns = pod.activator.last_undecided_ns(group)
+        assert pod.activator.last_activity_ns(group) == 0
+        with pod.client.connect(POD_V4):
+            assert pod.activator.last_activity_ns(group) > last_ns
+
+
 def test_a_tuple_that_is_used_again(pod: Pod) -> None:
     """Closed asleep and opened again from the same port at once: asleep, and then awake."""
     group = pod.asleep("http")

@@ -147,9 +147,10 @@ class Activator:
 
     def last_activity_ns(self, group: int) -> int: ...
     def last_undecided_ns(self, group: int) -> int:
-        """When a connection from the node that lives, and does not count, was heard of last; or 0.
+        """When somebody was heard of last of whom it is not known whether he counts; or 0.
 
-        It may be a user's who has not spoken yet, or a probe's that waits for its answer.
+        Who has sent a SYN; or a connection from the node that lives, and does not count: it may be
+        a user's who has not spoken yet, or a probe's that waits for its answer.
         """
 
     def view(self, group: int) -> list[PortView]: ...

@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 
 _NS: Final = 1_000_000_000
 _UNDECIDED_NS: Final = _NS
+_UNDECIDED_MAX_NS: Final = 10 * _NS
 _MAX_BACKOFF_NS: Final = 3_600 * _NS
 _TLS_WAKES: Final = 3
 FORCE: Final = "--force does it nevertheless"
@@ -208,7 +209,8 @@ class IdleTimer:
     def _due_ns(self) -> int:
         due_ns = self._idle_ns()
         if undecided_ns := self._last_undecided_ns():
-            due_ns = max(due_ns, undecided_ns + _UNDECIDED_NS)
+            after_ns = min(undecided_ns + _UNDECIDED_NS, due_ns + _UNDECIDED_MAX_NS)
+            due_ns = max(due_ns, after_ns)
         return max(self._not_before_ns, self._awake_until_ns, due_ns)
 
     def _on_timer(self) -> None:

@@ -108,7 +108,7 @@ def _words(scaler: Scaler, wait: Wait) -> str:
         case Reason.MIN_AWAKE:
             return "min-awake: it was woken a short while ago"
         case Reason.UNDECIDED:
-            return "a connection from the node may be a user's who has not spoken yet"
+            return "somebody opens a connection, or has one from the node and has not spoken yet"
         case Reason.BACK_OFF:
             return f"backs off after a failed checkpoint: {scaler.reason}"
         case Reason.PACKET:

@@ -91,6 +91,8 @@ def test_what_it_waits_for(rig: Rig) -> None:
     assert timer.why() == (Reason.EVENT, rig.now_ns + IDLE_NS, "data on stdin")
     rig.undecided_ns = rig.now_ns + IDLE_NS
     assert timer.why() == (Reason.UNDECIDED, rig.undecided_ns + S, "")
+    rig.undecided_ns += 3600 * S  # again and again: there is an end to it
+    assert timer.why().until_ns == rig.now_ns + IDLE_NS + 10 * S
     rig.undecided_ns = 0
     timer.back_off()
     timer.back_off()

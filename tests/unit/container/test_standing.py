@@ -63,7 +63,7 @@ def _container(
         (
             Reason.UNDECIDED,
             "",
-            "a connection from the node may be a user's who has not spoken yet",
+            "somebody opens a connection, or has one from the node and has not spoken yet",
         ),
         (Reason.PACKET, "", "a connection waits for the app to listen"),
     ],
