@@ -152,8 +152,8 @@ def is_gone(life: Life) -> None:
             end.close()
         return end is None
 
-    waiting.until("its end", gone)
-    assert life.pod.activator.stats(life.group)["held"] == 0
+    waiting.until("its end", gone)  # a socket that was reset has no name any more
+    waiting.until("nobody", lambda: life.pod.activator.stats(life.group)["held"] == 0)
 
 
 def is_thrown_away(life: Life) -> None:
