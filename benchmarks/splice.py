@@ -21,11 +21,10 @@ from typing import NamedTuple
 from benchmarks import pods, report
 from benchmarks.client import Origin
 from benchmarks.idle import run_ns
-from lab import waiting
 from lab.container_images import STATEFUL
 from lab.cri import ContainerSpec
 from lab.node import Node
-from lab.pods import Container, Pod
+from lab.pods import Pod
 from lab.steps import LabError, say
 
 ABOUT = "bulk through a spliced connection against a direct one, both ways, in turn"
@@ -133,16 +132,6 @@ def _move(connection: Connection, move: str, pids: Sequence[int]) -> Moved:
     return Moved(SIZE * 1e9 / took_ns, *spent)
 
 
-def _alone(app: Container) -> int:
-    """The app's process, once those that have restored it are gone."""
-
-    def one() -> int | None:
-        pids = app.live_pids()
-        return pids.pop() if len(pids) == 1 else None
-
-    return waiting.until("end of the restore", one)
-
-
 def _measure(pod: Pod, ways: Mapping[str, Way], rounds: int) -> dict[tuple[str, bool], list[Moved]]:
     """By (way and direction, whether it was spliced)."""
     chance = random.Random(_SEED)
@@ -156,7 +145,7 @@ def _measure(pod: Pod, ways: Mapping[str, Way], rounds: int) -> dict[tuple[str, 
     for number in range(1, rounds + 1):
         with ExitStack() as stack:
             connections = _connect(pod, ways, boot_ids, stack)
-            pids = (pod.shim_pid(), _alone(pod.containers[0]))
+            pids = (pod.shim_pid(), pod.containers[0].only_pid())
             todo = [(*key, move) for key in connections for move in _MOVES]
             for way, spliced, move in chance.sample(todo, len(todo)):
                 connections[_NODE, False].up(1)  # activity

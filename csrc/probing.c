@@ -48,12 +48,6 @@ void zp_conn_drain(struct zp_conn *conn)
 		zp_conn_close(conn, false);
 }
 
-/* A handshake record of any version. */
-static bool is_tls(const char *bytes, size_t size)
-{
-	return size >= 2 && bytes[0] == 0x16 && bytes[1] == 3;
-}
-
 static bool is_of_node(const struct zp_conn *conn)
 {
 	return zp_redirector_is_of_node(&conn->port->group->activator->redirector,
@@ -66,6 +60,7 @@ void zp_conn_probe(struct zp_conn *conn)
 	struct zp_group *group = conn->port->group;
 	struct zp_activator *activator = group->activator;
 	size_t limit = group->options.probe_buffer_size;
+	enum zp_verdict verdict;
 	ssize_t n;
 
 	if (!group->options.probe_detection) {
@@ -91,12 +86,15 @@ void zp_conn_probe(struct zp_conn *conn)
 		zp_greeting_look(conn, activator->peek, (size_t)n, limit);
 		return;
 	}
-	switch (zp_probe_classify(activator->peek, (size_t)n, limit)) {
+	verdict = zp_probe_classify(activator->peek, (size_t)n, limit);
+	if (verdict != ZP_PROBE_NO && !is_of_node(conn))
+		verdict = ZP_PROBE_NO; /* whoever else says so */
+	switch (verdict) {
 	case ZP_PROBE_YES:
 		zp_conn_answer(conn, zp_probe_answer, zp_probe_answer_size);
 		break;
 	case ZP_PROBE_NO:
-		conn->tls = is_tls(activator->peek, (size_t)n) && is_of_node(conn);
+		conn->tls = zp_probe_is_tls(activator->peek, (size_t)n) && is_of_node(conn);
 		zp_conn_user(conn);
 		break;
 	case ZP_PROBE_MORE:

@@ -121,6 +121,15 @@ class Container:
             return set()
         return {pid for pid in pids if processes.alive(pid)}
 
+    def only_pid(self) -> int:
+        """Its one process, once those that have restored it are gone."""
+
+        def one() -> int | None:
+            pids = self.live_pids()
+            return pids.pop() if len(pids) == 1 else None
+
+        return waiting.until("end of the restore", one)
+
     def cgroups(self) -> list[Path]:
         """The container's cgroup in each hierarchy that has one: none while it is asleep."""
         folders = [folder / self._cgroup for folder in cgroups.hierarchies()]

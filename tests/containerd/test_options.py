@@ -42,8 +42,8 @@ def _are_in_force(pod: Pod, shims: Path) -> None:
         assert not pod.node.path(f"{DEFAULT_ROOT}/k8s.io/{id}").exists()
         assert f"_ses.{id}" not in _keyrings()
     assert str(pod.shim_pid()) in (shims / "cgroup.procs").read_text().split()
-    for pid in app.live_pids():  # the runtime gives it to the process's user then, uid 0
-        assert Path(f"/proc/{pid}/fd/1").stat().st_gid == 1001
+    pid = app.only_pid()  # the runtime gives it to the process's user then, uid 0
+    assert Path(f"/proc/{pid}/fd/1").stat().st_gid == 1001
 
 
 @pytest.mark.parametrize("handler", _HANDLERS)

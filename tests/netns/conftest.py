@@ -246,17 +246,20 @@ def pod(make_pod: Callable[..., Pod]) -> Pod:
 
 
 @pytest.fixture
-def make_awake(
-    make_pod: Callable[..., Pod], wire: tuple[Namespace, Namespace]
-) -> Callable[..., Pod]:
-    """A pod whose node the client is, woken from a sleep."""
+def node_pod(make_pod: Callable[..., Pod], wire: tuple[Namespace, Namespace]) -> Pod:
+    """One whose node the client is."""
+    with bpf.inside(wire[1].fd):
+        return make_pod()
+
+
+@pytest.fixture
+def make_awake(node_pod: Pod) -> Callable[..., Pod]:
+    """Woken from a sleep by nobody."""
 
     def make(mode: str, **options: object) -> Pod:
-        with bpf.inside(wire[1].fd):
-            pod = make_pod()
-        group = pod.asleep(mode, **options)
-        pod.activator.wake(group)
-        pod.wait(EventKind.READY)
-        return pod
+        group = node_pod.asleep(mode, **options)
+        node_pod.activator.wake(group)
+        node_pod.wait(EventKind.READY)
+        return node_pod
 
     return make

@@ -58,12 +58,12 @@ def test_held_users_fire_when_armed(pod: Pod) -> None:
     assert pod.starts == 1
 
 
-def test_held_probes_do_not_fire_when_armed(pod: Pod) -> None:
-    group = pod.group()
-    pod.activator.hold(group)
-    assert ask(pod.client.connect(POD_V4), PROBE).startswith(b"HTTP/1.1 204")
-    assert pod.activator.arm(group, pod.plan("http")) is False
-    assert pod.activator.disarm(group) is True
+def test_held_probes_do_not_fire_when_armed(node_pod: Pod) -> None:
+    group = node_pod.group()
+    node_pod.activator.hold(group)
+    assert ask(node_pod.client.connect(POD_V4), PROBE).startswith(b"HTTP/1.1 204")
+    assert node_pod.activator.arm(group, node_pod.plan("http")) is False
+    assert node_pod.activator.disarm(group) is True
 
 
 def test_wake_by_request(pod: Pod) -> None:

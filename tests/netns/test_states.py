@@ -33,6 +33,12 @@ def activators_end(client: tuple[str, int]) -> socket.socket | None:
     return None
 
 
+@pytest.fixture
+def pod(node_pod: Pod) -> Pod:
+    """Probes come from the node."""
+    return node_pod
+
+
 class Life:
     """A client's connection. ``app``: the other end, from the moment on that there is one."""
 

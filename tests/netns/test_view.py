@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.netns import bpf
-from tests.netns.conftest import CLIENT_V4, CLIENT_V6, POD_V4, POD_V6, PORT, Namespace, Pod
+from tests.netns.conftest import CLIENT_V4, CLIENT_V6, POD_V4, POD_V6, PORT, Pod
 from tests.netns.test_wake import PROBE, REQUEST, ask
 from zeropod._fastpath._activator import Mode, PortView, Unread
 
@@ -45,12 +44,10 @@ def test_whose_the_last_packet_was(pod: Pod, host: str, client: str) -> None:
             assert (only(pod).remote, only(pod).remote_port) == (mapped(client), port)
 
 
-def test_who_is_of_the_node(make_pod: MakePod, wire: tuple[Namespace, Namespace]) -> None:
-    with bpf.inside(wire[1].fd):
-        pod = make_pod()
-    pod.group(probe_detection=False)
-    with pod.here.listen(PORT), pod.client.connect(POD_V4):
-        assert only(pod).of_node
+def test_who_is_of_the_node(node_pod: Pod) -> None:
+    node_pod.group(probe_detection=False)
+    with node_pod.here.listen(PORT), node_pod.client.connect(POD_V4):
+        assert only(node_pod).of_node
 
 
 def test_who_is_not(pod: Pod) -> None:
