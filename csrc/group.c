@@ -428,8 +428,9 @@ int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t 
  * heard of last, 0 for never
  *
  * They are who has sent a SYN to the awake app, and connections from the node that live and do not
- * count: a user may be among them who has just not spoken yet, or a probe that waits for its answer.
- * It is asked for when the app may be idle; then is the time to forget those that have vanished.
+ * count: a user may be among them who has just not spoken yet, or a probe that waits for its
+ * answer. It is asked for when the app may be idle; then is the time to forget those that have
+ * vanished.
  *
  * Return: 0 or -errno.
  */
