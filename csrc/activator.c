@@ -150,7 +150,8 @@ static void accept_waiting(struct zp_activator *activator)
 	for (i = 0; i < ZP_MAX_GROUPS; i++) {
 		group = activator->groups[i];
 		for (port = 0; group && !group->removed && port < group->port_count; port++)
-			zp_conn_accept(&group->ports[port]);
+			if (group->ports[port].listen_fd >= 0)
+				zp_conn_accept(&group->ports[port]);
 	}
 }
 

@@ -265,6 +265,7 @@ static int hold(struct zp_group *group, void *argument)
 	zp_group_forget_plan(group);
 	group->state = ZP_GROUP_HOLDING;
 	group->pending_told = false;
+	group->first_byte_due = false; /* nobody was spliced after the wake-up before this */
 	zp_ports_hold(group, true);
 	return 0;
 }
@@ -411,6 +412,7 @@ int zp_group_last_activity(struct zp_activator *activator, int number, uint64_t 
 	if (!group)
 		return -ENOENT;
 	zp_redirector_read_parked(&activator->redirector); /* it may be asked of somebody */
+	zp_kick(activator);				   /* or have somebody to wait for */
 	for (i = 0; i < group->port_count; i++) {
 		ns = __atomic_load_n(&group->ports[i].shared->last_activity_ns, __ATOMIC_RELAXED);
 		if (ns > latest_ns)

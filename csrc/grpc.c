@@ -7,7 +7,8 @@
  * Header blocks are compressed (RFC 7541), and yet there is neither a table nor a decoder here:
  *
  * - The dynamic table is empty before a connection's first block, the only one that is looked at.
- *   What it refers to in that table has stood in it before, so a reference tells nothing new.
+ *   What it refers to in that table has stood in it before, so a reference tells nothing new. (A
+ *   name from there with another value may: but what is looked for may not come twice.)
  * - A string has one encoding in Huffman's code: what is looked for is compared as encoded.
  */
 #define _GNU_SOURCE

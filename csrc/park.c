@@ -263,6 +263,7 @@ static enum zp_verdict verdict_of(const struct zp_parked *parked, size_t limit, 
 	const char *bytes = (const char *)parked->frame;
 	struct zp_grpc grpc = {0};
 	enum zp_verdict verdict;
+	bool begins = false; /* a kubelet sends the preface by itself */
 
 	if (data + TCP_OFFSET < parked->length)
 		data += (uint32_t)(parked->frame[data + TCP_OFFSET] >> 4) * 4;
@@ -273,15 +274,17 @@ static enum zp_verdict verdict_of(const struct zp_parked *parked, size_t limit, 
 		limit = end - data;
 	if (zp_probe_is_tls(bytes, limit))
 		*ret_unread = ZP_UNREAD_TLS;
-	if (parked->kind == ZP_RECORD_ASKED_ON)
+	if (parked->kind == ZP_RECORD_ASKED_ON) {
 		verdict = zp_grpc_go_on(bytes, limit, &grpc);
-	else if (zp_h2_begins(bytes, limit))
+	} else if (zp_h2_begins(bytes, limit)) {
 		verdict = zp_grpc_classify(bytes, limit, &grpc);
-	else
+		begins = limit == ZP_H2_PREFACE;
+	} else {
 		return zp_probe_classify(bytes, limit, limit);
+	}
 	if (verdict == ZP_PROBE_MORE)
 		*ret_unread = ZP_UNREAD_HTTP2;
-	*ret_waits = grpc.waits && data + limit == whole_end(parked);
+	*ret_waits = (grpc.waits || begins) && data + limit == whole_end(parked);
 	return verdict;
 }
 

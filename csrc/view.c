@@ -65,6 +65,7 @@ int zp_group_view(struct zp_activator *activator, int number, struct zp_port_vie
 		return -ENOENT;
 	}
 	zp_redirector_read_parked(&activator->redirector); /* it may be asked of somebody */
+	zp_kick(activator);				   /* or have somebody to wait for */
 	for (i = 0; i < group->port_count; i++)
 		view(&group->ports[i], &views[i]);
 	*ret_count = group->port_count;

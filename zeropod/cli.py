@@ -6,7 +6,6 @@ Exit codes: 0, 1 for what has failed, 2 for a command line that makes no sense, 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,16 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(options, "run"):
         parser.print_help()
         return 0
+    code: int = 0
     try:
-        code: int = options.run(options)
-        sys.stdout.flush()
+        with run.unread():
+            code = options.run(options)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:  # whoever read has seen enough; nor may the interpreter's end say so
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except ZeropodError as error:
         run.complain(str(error))
+        return 1
+    except OSError as error:
+        run.complain(f"its output cannot be written: {error.strerror}")
         return 1
     return code
 

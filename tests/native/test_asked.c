@@ -87,7 +87,10 @@ static void what_is_cut_off_counts(void)
 {
 	struct zp_activator *activator = awake(1024);
 
-	CHECK(COUNTS(activator, 1, FIRST, PREFACE));
+	CHECK(!COUNTS(activator, 1, FIRST, PREFACE)); /* a kubelet's SETTINGS come by themselves */
+	CHECK(!COUNTS(activator, 1, LATER, SETTINGS));
+	CHECK(!COUNTS(activator, 1, LATER, ACK CHECKED MESSAGE));
+	CHECK(COUNTS(activator, 4, FIRST, PREFACE "\0"));
 	CHECK(COUNTS(activator, 2, FIRST, PREFACE SETTINGS "\0\0"));
 	CHECK(!COUNTS(activator, 3, FIRST, PREFACE SETTINGS));
 	CHECK(COUNTS(activator, 3, LATER, "\0\0\x64\1\4\0\0\0\1\x83"));

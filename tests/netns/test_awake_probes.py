@@ -60,7 +60,7 @@ def test_an_http_probe_is_answered_and_does_not_count(
         b"GET /?User-Agent: kube-probe/ HTTP/1.1\r\n\r\n",
         b"GET /" + b"x" * 1024 + b" HTTP/1.1\r\n" + AGENT + b"\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\6",
     ],
     ids=["user", "another name", "another header", "in the path", "too far", "tls", "http2"],
 )

@@ -51,7 +51,8 @@ def headers(path: str) -> bytes:
     return frame(HEADERS, END_HEADERS, 1, Encoder().encode(fields, huffman=True))
 
 
-GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS)
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+GREETING = PREFACE + frame(SETTINGS)
 ACK = frame(SETTINGS, ACKED)
 MESSAGE = frame(DATA, END_STREAM, 1, b"\0\0\0\0\0")
 CALL = ACK + headers(CHECK) + MESSAGE
@@ -97,7 +98,8 @@ def kubelet(pod: Pod) -> Iterator[socket.socket]:
     """A connection on which the server has sent its SETTINGS."""
     with pod.client.connect(POD_V4) as made:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.sendall(GREETING)
+        made.sendall(PREFACE)  # as grpc-go does: by itself
+        made.sendall(frame(SETTINGS))
         kind, _, _ = next(frames(made))
         assert kind == SETTINGS
         yield made

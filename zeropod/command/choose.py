@@ -27,13 +27,15 @@ def title(one: Container) -> str:
 def choose(found: Sequence[Found], wanted: str) -> Found:
     """The only one that ``wanted`` names; an id comes before a name, a whole one before a part.
 
+    Also ``namespace/id``, and the beginning of it.
+
     Raises:
         NotFound: none, or several, which are named.
     """
     ways = (
-        [one for one in found if one.container.id == wanted],
+        [one for one in found if wanted in (one.container.id, _whole(one.container))],
         [one for one in found if wanted in names(one.container)],
-        [one for one in found if wanted and one.container.id.startswith(wanted)],
+        [one for one in found if wanted and _begins(one.container, wanted)],
     )
     for those in ways:
         if len(those) == 1:
@@ -45,5 +47,16 @@ def choose(found: Sequence[Found], wanted: str) -> Found:
     raise NotFound(f"there is no container {wanted!r}: `zeropod ps` shows all")
 
 
+def _whole(one: Container) -> str:
+    """An id is containerd's, which may have another of the same in another namespace."""
+    return f"{one.namespace}/{one.id}"
+
+
+def _begins(one: Container, wanted: str) -> bool:
+    return one.id.startswith(wanted) or (
+        wanted.startswith(f"{one.namespace}/") and _whole(one).startswith(wanted)
+    )
+
+
 def _several(one: Container) -> str:
-    return f"{title(one)} ({one.id[:12]})"
+    return f"{title(one)} ({_whole(one)[: len(one.namespace) + 13]})"

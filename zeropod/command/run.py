@@ -8,54 +8,61 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
 import shutil
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final
 
 from zeropod.api import inspect_pb2 as pb
 from zeropod.command import shims, show
 from zeropod.command.choose import choose, title
 from zeropod.command.shims import Answers, Found
-from zeropod.command.text import milliseconds, size
-from zeropod.errors import ZeropodError
+from zeropod.command.text import milliseconds, printable, size
+from zeropod.errors import NotFound, ZeropodError
 
 _HOME: Final = "\033[H\033[J"
 _ASK_S: Final = 5.0
 
-Look = Callable[[], Coroutine[Any, Any, tuple[list[str], Any, int]]]
-"""Lines for a person, a value for a program, and the exit code."""
+Look = Callable[[], Coroutine[Any, Any, tuple[list[str], Any, Answers]]]
+"""Lines for a person, a value for a program, and what is wrong with sockets."""
 
 
 def ps(options: argparse.Namespace) -> int:
-    async def look() -> tuple[list[str], Any, int]:
+    async def look() -> tuple[list[str], Any, Answers]:
         answers = await shims.ask_all(options.root, options.timeout)
         found = [one.container for one in answers.found]
         lines = show.containers(found, time.time_ns(), _width())
-        return lines, [show.plain(one) for one in found], _complain(answers)
+        return lines, [show.plain(one) for one in found], answers
 
     return _shown(look, options)
 
 
 def inspect(options: argparse.Namespace) -> int:
-    async def look() -> tuple[list[str], Any, int]:
+    async def look() -> tuple[list[str], Any, Answers]:
         answers = await shims.ask_all(options.root, options.timeout)
-        code = _complain(answers)
-        one = choose(answers.found, options.container)
+        try:
+            one = choose(answers.found, options.container)
+        except NotFound:
+            _complain(answers)
+            raise
         request = pb.ContainerRequest(id=one.container.id)
         found = await shims.call(one.path, "Get", request, pb.Details, options.timeout)
-        return show.details(found, time.time_ns()), show.plain(found), code
+        return show.details(found, time.time_ns()), show.plain(found), answers
 
     return _shown(look, options)
 
 
 def wake(options: argparse.Namespace) -> int:
     async def do(one: Found) -> str:
-        if one.container.state == "RUNNING":
-            return "is awake"
         now = await _ask(one, "Wake", pb.ContainerRequest(id=one.container.id), options)
+        if now.state != "RUNNING":
+            return f"was woken, and is {now.state} again"
+        if now.wakes == one.container.wakes:
+            return "is awake"
         return f"woken in {milliseconds(now.last_wake_duration_ns)}"
 
     return asyncio.run(_each(options, do))
@@ -63,12 +70,12 @@ def wake(options: argparse.Namespace) -> int:
 
 def sleep(options: argparse.Namespace) -> int:
     async def do(one: Found) -> str:
-        if one.container.state == "SCALED_DOWN":
-            return "is asleep"
         request = pb.SleepRequest(id=one.container.id, force=options.force)
         now = await _ask(one, "Sleep", request, options)
         if now.state != "SCALED_DOWN":
             return f"slept, and is {now.state} again"
+        if now.sleeps == one.container.sleeps:
+            return "is asleep"
         return f"asleep after {milliseconds(now.last_sleep_duration_ns)}, {size(now.image_bytes)}"
 
     return asyncio.run(_each(options, do))
@@ -92,7 +99,9 @@ async def _each(options: argparse.Namespace, do: Callable[[Found], Awaitable[str
     for wanted in options.containers:
         try:
             one = choose(answers.found, wanted)
-            print(f"{title(one.container)}: {await do(one)}", flush=True)
+            line = f"{title(one.container)}: {await do(one)}"
+            with unread():
+                print(printable(line), flush=True)
         except ZeropodError as error:
             complain(str(error))
             code = 1
@@ -101,14 +110,16 @@ async def _each(options: argparse.Namespace, do: Callable[[Found], Awaitable[str
 
 def _shown(look: Look, options: argparse.Namespace) -> int:
     if not options.watch:
-        lines, value, code = asyncio.run(look())
+        lines, value, answers = asyncio.run(look())
+        code = _complain(answers)
         _print(lines, value, options)
         return code
     try:
         while True:
-            lines, value, _ = asyncio.run(look())
+            lines, value, answers = asyncio.run(look())
             if sys.stdout.isatty() and not options.json:
-                print(_HOME, end="")
+                print(_HOME, end="", flush=True)
+            _complain(answers)
             _print(lines, value, options)
             time.sleep(options.watch)
     except KeyboardInterrupt:
@@ -120,7 +131,7 @@ def _print(lines: Sequence[str], value: Any, options: argparse.Namespace) -> Non
         indent = None if options.watch else 2
         print(json.dumps(value, indent=indent), flush=True)
     else:
-        print("\n".join(lines), flush=True)
+        print("\n".join(map(printable, lines)), flush=True)
 
 
 def _complain(answers: Answers) -> int:
@@ -131,7 +142,16 @@ def _complain(answers: Answers) -> int:
 
 
 def complain(text: str) -> None:
-    print(f"zeropod: {text}", file=sys.stderr, flush=True)
+    print(f"zeropod: {printable(text)}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+    """Whoever read has seen enough: nothing more is said, also not at the interpreter's end."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _width() -> int:

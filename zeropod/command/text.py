@@ -64,3 +64,8 @@ def table(
 def cut(text: str, width: int) -> str:
     """At most ``width`` characters of it, if that is not 0."""
     return text if not width or len(text) <= width else f"{text[: width - 1]}…"
+
+
+def printable(line: str) -> str:
+    """Without what a terminal would act on: some of it was chosen inside a container."""
+    return "".join(char if char.isprintable() else "?" for char in line)

@@ -24,7 +24,7 @@ from zeropod.container import events
 from zeropod.container.events import Stdio
 from zeropod.container.phase import Phase
 from zeropod.container.process import Exec
-from zeropod.container.remembered import Remembered, readers_of
+from zeropod.container.remembered import Readers, Remembered
 from zeropod.container.state import Verb, move
 from zeropod.container.stdio import Copy, console_for
 from zeropod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _NEVER_RAN: Final = 255
 _DEATH_S: Final = 5.0
 _DOWN: Final = (Phase.DUMPING, Phase.ASLEEP)
-_READER_S: Final = tuple(0.001 * 2**number for number in range(10))
+_READER_S: Final = tuple(0.001 * 2 ** min(number, 6) for number in range(21))
 """Pauses between two looks for who reads an answer: nothing tells that a FIFO has a reader."""
 
 
@@ -88,10 +88,10 @@ class Execs:
             text = f"exec {exec.id} in container {container.id} was started before"
             raise FailedPrecondition(text)
         exec.over = container.pod.loop.create_future()
-        hold = contextlib.ExitStack()
+        hold, readers = contextlib.ExitStack(), Readers(exec.stdio)
         try:
             if container.scaler is not None:
-                if await self._answer(exec):
+                if await self._answer(exec, readers):
                     return exec.pid
                 cause = f"exec {exec.id}"
                 by_user = exec.stdio.terminal or exec.stdio.stdin != ""
@@ -108,21 +108,22 @@ class Execs:
             exec.close_io()
             exec.set_exit(Exit(_NEVER_RAN, time.time_ns()))  # whoever waits for it is told
             raise
+        finally:
+            readers.close()
         exec.release = hold.close
         container.reaper.watch(pid).add_done_callback(lambda done: self._ended(exec, done))
         return pid
 
-    async def _answer(self, exec: Exec) -> bool:
+    async def _answer(self, exec: Exec, readers: Readers) -> bool:
         """Asleep, or falling asleep: say what the same command said last. False: it must run."""
         container, scaler = self._container, self._container.scaler
         copy = self._remembered.answer(exec) if self._remembered is not None else None
         for pause_s in _READER_S:
             if copy is None or scaler is None or scaler.phase not in _DOWN:
                 return False
-            with readers_of(exec.stdio) as there:
-                if there:
-                    exec.io = container.open_io(exec, keep=False, copy=copy)
-                    break
+            if readers.there():
+                exec.io = container.open_io(exec, keep=False, copy=copy)
+                break
             await asyncio.sleep(pause_s)
         else:
             return False

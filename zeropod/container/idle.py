@@ -94,6 +94,7 @@ class IdleTimer:
         self._min_awake_ns = min_awake_ns
         self._awake_until_ns = 0
         self._tls_wakes = 0
+        self._freed_ns = 0
 
     @property
     def is_due(self) -> bool:
@@ -110,7 +111,9 @@ class IdleTimer:
             return ""
         if self._not_before_ns > time.monotonic_ns():
             return f"{self._not_before_what} was sent, and it is left its time ({FORCE})"
-        if max(self._since_ns, self._last_activity_ns()) > asked.at_ns:
+        if self._since_ns > asked.at_ns:
+            return f"{self._since_what} came meanwhile ({FORCE})"
+        if max(self._last_activity_ns(), self._last_undecided_ns()) > asked.at_ns:
             return f"somebody came meanwhile ({FORCE})"
         return ""
 
@@ -119,12 +122,12 @@ class IdleTimer:
         if self._inhibitors:
             return Wait(Reason.HELD, 0, self._names())
         due_ns, last_ns = self._due_ns(), self._last_activity_ns()
+        if due_ns > self._decided_ns():
+            return Wait(Reason.UNDECIDED, due_ns)
         if due_ns <= self._not_before_ns:
             return Wait(Reason.PUT_OFF, due_ns, self._not_before_what)
         if due_ns <= self._awake_until_ns:
             return Wait(Reason.MIN_AWAKE, due_ns)
-        if due_ns > self._idle_ns():
-            return Wait(Reason.UNDECIDED, due_ns)
         if self._backoff_ns:
             return Wait(Reason.BACK_OFF, due_ns)
         if last_ns >= self._since_ns:
@@ -191,6 +194,8 @@ class IdleTimer:
             self._inhibitors -= Counter({reason: 1})
             if counts:
                 self.touch(f"the end of {reason}")
+            if not self._inhibitors:
+                self._freed_ns = time.monotonic_ns()
             if self._running and not self._inhibitors:
                 self.start()
 
@@ -206,12 +211,16 @@ class IdleTimer:
         last_ns = max(self._since_ns, self._last_activity_ns())
         return last_ns + max(self._wait_ns(), self._backoff_ns)
 
+    def _decided_ns(self) -> int:
+        """When it may sleep, if nobody opens a connection or is silent."""
+        return max(self._idle_ns(), self._not_before_ns, self._awake_until_ns, self._freed_ns)
+
     def _due_ns(self) -> int:
-        due_ns = self._idle_ns()
+        due_ns = self._decided_ns()
         if undecided_ns := self._last_undecided_ns():
             after_ns = min(undecided_ns + _UNDECIDED_NS, due_ns + _UNDECIDED_MAX_NS)
             due_ns = max(due_ns, after_ns)
-        return max(self._not_before_ns, self._awake_until_ns, due_ns)
+        return due_ns
 
     def _on_timer(self) -> None:
         if self.is_due:

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
 from typing import Final
 
 from zeropod.container.events import Stdio
@@ -127,19 +126,26 @@ def _key(exec: Exec) -> bytes | None:
     return hashlib.sha256(outputs + exec.spec).digest()
 
 
-@contextlib.contextmanager
-def readers_of(stdio: Stdio) -> Iterator[bool]:
-    """Whether somebody reads every output, or is about to: he stays meanwhile.
+class Readers:
+    """Those of an exec's outputs, who are kept once they are there, until `close`.
 
     Whoever opens a FIFO to read from it waits for a writer. What is written before he comes, and
     the FIFO closed, is lost, and he waits for ever. A process takes longer to start than he to
-    come; an answer does not: containerd opens in a thread of its own while it asks for the start.
+    come; an answer does not: containerd opens in threads of its own while it asks for the start.
+    Nor may a writer come and go: that is the end of what he reads.
     """
-    with contextlib.ExitStack() as held:
-        there = True
-        for path in filter(None, (stdio.stdout, stdio.stderr)):
-            try:
-                held.callback(os.close, open_fifo(path, os.O_WRONLY))
-            except InvalidArgument:
-                there = False
-        yield there
+
+    def __init__(self, stdio: Stdio) -> None:
+        self._missing = {path for path in (stdio.stdout, stdio.stderr) if path}
+        self._held = contextlib.ExitStack()
+
+    def there(self) -> bool:
+        """Whether somebody reads every output, or is about to."""
+        for path in sorted(self._missing):
+            with contextlib.suppress(InvalidArgument):
+                self._held.callback(os.close, open_fifo(path, os.O_WRONLY))
+                self._missing.remove(path)
+        return not self._missing
+
+    def close(self) -> None:
+        self._held.close()

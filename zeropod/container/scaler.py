@@ -216,6 +216,11 @@ class Scaler:
         """What a sleep waits for; to be asked while it is awake."""
         return self._idle.why()
 
+    @property
+    def damped(self) -> str:
+        """Why it waits longer than it was told to; or ""."""
+        return self._idle.damped
+
     async def kill_asleep(self, number: int) -> Exit | Delivery:
         """See `Signals.kill`."""
         return await self._signals.kill(number)
@@ -383,11 +388,12 @@ class Scaler:
 
     def _on_event(self, event: Event) -> None:
         if event.kind in (EventKind.FIRED, EventKind.FIRE_FAILED):
-            wake = self._begin_wake(event) if self.phase is Phase.ASLEEP else self._wake
+            asleep = self.phase is Phase.ASLEEP
+            wake = self._begin_wake(event) if asleep else self._wake
             if wake is None:
                 log.error("%s: %s while %s", self._container.id, event, self.phase.value)
             elif event.kind is EventKind.FIRED:
-                if event.value != Cause.REQUEST:
+                if asleep and event.value != Cause.REQUEST:  # not what is tried again
                     self._idle.fired(by_tls=event.value == Cause.TLS)
                 wake.fired(event.pid)
             else:

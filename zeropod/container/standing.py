@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zeropod.container.container import Container
     from zeropod.container.scaler import Scaler
 
+_LAST_NS: Final = 2**63 - 1
 _UNREAD: Final = {Unread.TLS: "TLS", Unread.HTTP2: "HTTP/2"}
 
 
@@ -44,12 +45,15 @@ def standing(container: Container) -> Standing:
     if scaler.phase is not Phase.AWAKE:
         return Standing(scaler.reason)
     wait = scaler.why_awake()
-    return Standing(_words(scaler, wait), unix_ns(wait.until_ns))
+    words = _words(scaler, wait)
+    if scaler.damped and wait.reason is not Reason.HELD:
+        words += f"; {scaler.damped}"
+    return Standing(words, unix_ns(wait.until_ns))
 
 
 def unix_ns(monotonic_ns: int) -> int:
-    """The wall clock's time then, as far as it is known now; 0 stays 0."""
-    return monotonic_ns and time.time_ns() - time.monotonic_ns() + monotonic_ns
+    """The wall clock's time then, as far as it is known now; 0 stays 0. In 63 bits."""
+    return monotonic_ns and min(time.time_ns() - time.monotonic_ns() + monotonic_ns, _LAST_NS)
 
 
 def view(scaler: Scaler | None) -> list[PortView]:
@@ -85,6 +89,7 @@ async def put_to_sleep(container: Container, *, force: bool) -> None:
     scaler = container.scaler
     if scaler is None or scaler.phase in (Phase.FINDING, Phase.UNSCALED):
         raise FailedPrecondition(standing(container).reason or "it does not run")
+    await scaler.past(Phase.DUMPING, Phase.WAKING)
     if not force and (count := open_connections(container)):
         are = "1 connection is" if count == 1 else f"{count} connections are"
         raise FailedPrecondition(f"{are} open, and would be cut off ({FORCE})")
@@ -95,6 +100,10 @@ async def wake(container: Container) -> None:
     """Have its processes run. Raises RestoreFailed or FailedPrecondition."""
     if container.state_now in (State.STOPPED, State.DELETED):
         raise FailedPrecondition("it has ended")
+    if container.state_now is State.CREATED:
+        raise FailedPrecondition("it was not started")
+    if container.state_now is State.PAUSED:
+        raise FailedPrecondition("it is paused")
     if container.scaler is not None:
         await container.scaler.ensure_awake("zeropod wake")
 
@@ -112,7 +121,7 @@ def _words(scaler: Scaler, wait: Wait) -> str:
         case Reason.BACK_OFF:
             return f"backs off after a failed checkpoint: {scaler.reason}"
         case Reason.PACKET:
-            return "; ".join(filter(None, [_packet(scaler), scaler.reason]))
+            return _packet(scaler)
         case Reason.EVENT:
             return f"the last that counts is {wait.what}"
 

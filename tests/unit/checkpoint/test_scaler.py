@@ -542,6 +542,16 @@ async def test_what_may_be_https_probes_does_not_wake_it_for_ever(rig: Rig) -> N
     assert [await _wakes(rig, Cause.TLS) for _ in range(3)] == [1, 1, 2]
 
 
+async def test_a_restore_that_is_tried_again_is_one_wake_up(rig: Rig) -> None:
+    await rig.asleep()
+    rig.engine.ends = [RestoreFailed("x", retryable=True), 77]
+    rig.group.cause = Cause.TLS
+    rig.group.connection()
+    await rig.until(Phase.WAKING)
+    await rig.until(Phase.AWAKE)
+    assert len(rig.group.fired) == 2 and rig.scaler._idle._tls_wakes == 1
+
+
 def test_the_wait_is_an_hour_at_most_or_what_was_asked_for() -> None:
     loop = asyncio.new_event_loop()
     for asked_s, factor in ((60, 60), (7200, 1)):

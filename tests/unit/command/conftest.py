@@ -47,6 +47,7 @@ class Shim:
     async def _wake(self, request: pb.ContainerRequest) -> pb.Container:
         self.asked.append(f"wake {request.id}")
         one = self.containers[request.id]
+        one.wakes += one.state != "RUNNING"
         one.state, one.last_wake_duration_ns = "RUNNING", 62_100_000
         return one
 
@@ -55,6 +56,7 @@ class Shim:
         if self.refusal and not request.force:
             raise FailedPrecondition(self.refusal)
         one = self.containers[request.id]
+        one.sleeps += one.state != "SCALED_DOWN"
         one.state, one.last_sleep_duration_ns, one.image_bytes = "SCALED_DOWN", 91_000_000, 7 << 20
         return one
 

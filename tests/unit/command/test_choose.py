@@ -12,8 +12,10 @@ from zeropod.command.shims import Found
 from zeropod.errors import NotFound
 
 
-def _found(id: str, name: str = "", pod: str = "", namespace: str = "") -> Found:
-    one = Container(id=id, name=name, pod_name=pod, pod_namespace=namespace)
+def _found(
+    id: str, name: str = "", pod: str = "", namespace: str = "", of: str = "k8s.io"
+) -> Found:
+    one = Container(id=id, name=name, pod_name=pod, pod_namespace=namespace, namespace=of)
     return Found(Path("/s"), one)
 
 
@@ -45,14 +47,21 @@ def test_several_are_named(wanted: str) -> None:
         NotFound, match=rf"^'{wanted}' may be each of .*: say more of it$"
     ) as caught:
         choose(ALL, wanted)
-    assert "default/web-1/app (abc1abc1abc1)" in str(caught.value)
+    assert "default/web-1/app (k8s.io/abc1abc1abc1)" in str(caught.value)
     assert "postgres" not in str(caught.value)
 
 
 def test_many_are_not_all_named() -> None:
     many = [_found(f"a{number}") for number in range(9)]
-    with pytest.raises(NotFound, match=r"a4 \(a4\), …: say more"):
+    with pytest.raises(NotFound, match=r"a4 \(k8s.io/a4\), …: say more"):
         choose(many, "a")
+
+
+def test_the_same_id_in_two_namespaces() -> None:
+    both = [_found("web", of="default"), _found("web", of="ci")]
+    with pytest.raises(NotFound, match=r"web \(default/web\), web \(ci/web\): say more"):
+        choose(both, "web")
+    assert choose(both, "ci/web") is both[1] is choose(both, "ci/w")
 
 
 @pytest.mark.parametrize("wanted", ["", "nobody", "default/web-1", "abc1abc2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -100,8 +101,38 @@ def test_wake_and_sleep(node: Node, make_container: Make, zeropod: Run) -> None:
     assert zeropod("wake", "app") == (0, "default/web-1/app: woken in 62.1 ms\n", "")
     assert zeropod("wake", "app") == (0, "default/web-1/app: is awake\n", "")
     assert shim.asked == [
-        *(f"sleep {'abc1' * 16}", f"sleep {'f0' * 32}", f"wake {'abc1' * 16}"),
+        *(f"sleep {'abc1' * 16}", f"sleep {'f0' * 32}", f"sleep {'abc1' * 16}"),
+        *(f"wake {'abc1' * 16}", f"wake {'abc1' * 16}"),
     ]
+
+
+def test_nobody_reads_what_became_of_it(node: Node, make_container: Make) -> None:
+    shim = node.add("a", make_container(), make_container("f0" * 32, name="db"))
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "zeropod", "sleep", "app", "db", "--root", str(node.root)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [one.state for one in shim.containers.values()] == ["SCALED_DOWN"] * 2
+
+
+def test_an_output_that_is_full(node: Node) -> None:
+    command = [sys.executable, "-m", "zeropod", "ps", "--root", str(node.root)]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == b"zeropod: its output cannot be written: No space left on device\n"
+
+
+def test_what_a_container_says_is_not_said_to_the_terminal(
+    node: Node, make_container: Make, zeropod: Run
+) -> None:
+    node.add("a", make_container(reason="held by \x1b[2J\u202e")).refusal = "\x1b]0;"
+    _, out, _ = zeropod("ps")
+    assert "held by ?[2J?" in out and out.isascii()
+    _, out, err = zeropod("sleep", "app")
+    assert err == "zeropod: default/web-1/app cannot sleep: ?]0;\n"
 
 
 def test_a_sleep_that_is_refused(node: Node, make_container: Make, zeropod: Run) -> None:

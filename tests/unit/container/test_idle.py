@@ -109,6 +109,20 @@ def test_what_it_waits_for(rig: Rig) -> None:
     assert timer.why().what == "the end of exec b"
 
 
+def test_who_opens_as_something_else_ends_is_waited_for(rig: Rig) -> None:
+    timer = rig.timer
+    timer.put_off(60, "signal 10")
+    rig.now_ns += 60 * S
+    rig.undecided_ns = rig.now_ns
+    assert not timer.is_due
+    rig.now_ns += S
+    assert timer.is_due
+    with timer.inhibit("exec a"):
+        rig.now_ns += 3600 * S
+        rig.undecided_ns = rig.now_ns
+    assert timer.why() == (Reason.UNDECIDED, rig.now_ns + S, "")
+
+
 def test_a_wake_up_is_good_for_a_while(rig: Rig) -> None:
     rig.timer.woken()
     woken_ns = rig.now_ns
@@ -139,6 +153,12 @@ def test_what_objects_to_a_sleep_that_is_asked_for(rig: Rig) -> None:
     rig.packet_ns = rig.now_ns + 1
     assert timer.objection(asked).startswith("somebody came meanwhile")
     assert timer.objection(forced) == ""
+    rig.packet_ns, rig.undecided_ns = 0, rig.now_ns + 1
+    assert timer.objection(asked).startswith("somebody came meanwhile")
+    rig.undecided_ns = 0
+    rig.now_ns += 1
+    timer.touch("data on stdin")
+    assert timer.objection(asked).startswith("data on stdin came meanwhile")
     timer.put_off(60, "signal 15")
     assert "signal 15 was sent" in timer.objection(asked)
     assert timer.objection(forced) == ""

@@ -22,7 +22,7 @@ from zeropod.container import execs, stdio
 from zeropod.container.container import Container
 from zeropod.container.events import Deleted, ExecAdded, ExecStarted, Exited, Stdio
 from zeropod.container.phase import Phase
-from zeropod.container.remembered import MAX_BYTES, MAX_COMMANDS, Teed, readers_of
+from zeropod.container.remembered import MAX_BYTES, MAX_COMMANDS, Readers, Teed
 from zeropod.container.state import State
 from zeropod.errors import NotFound
 from zeropod.oci.reaper import Exit
@@ -428,14 +428,15 @@ async def test_a_reader_that_comes_late_is_waited_for(
 ) -> None:
     looked = asyncio.Event()
 
-    def look(stdio: Stdio) -> contextlib.AbstractContextManager[bool]:
-        looked.set()
-        return readers_of(stdio)
+    class Looking(Readers):
+        def there(self) -> bool:
+            looked.set()
+            return super().there()
 
     client = await connect()
     await client.exec("echo", "x")
     client.scaler.sleep()
-    monkeypatch.setattr(execs, "readers_of", look)
+    monkeypatch.setattr(execs, "Readers", Looking)
     stdout, stderr = client.fifos("out", "err")
     spec = json.dumps({"args": ["echo", "x"]}).encode()
     await client.box.container.add_exec("early", spec, Stdio("", stdout, stderr))
@@ -449,11 +450,23 @@ async def test_a_reader_that_comes_late_is_waited_for(
     assert client.scaler.woken == []
 
 
-async def test_who_opens_to_read_is_there(connect: Connect) -> None:
-    """He hangs in open(2) until there is a writer, as containerd does."""
+@pytest.mark.parametrize("late", ["", "out", "err"])
+async def test_who_opens_to_read_is_there(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    """He hangs in open(2) until there is a writer, as containerd does; or one of two comes late."""
+    looked = asyncio.Event()
+
+    class Looking(Readers):
+        def there(self) -> bool:
+            found = super().there()
+            looked.set()
+            return found
+
     client = await connect()
     await client.exec("echo", "x")
     client.scaler.sleep()
+    monkeypatch.setattr(execs, "Readers", Looking)
     stdout, stderr = client.fifos("out", "err")
     tids: list[int] = []
 
@@ -461,18 +474,28 @@ async def test_who_opens_to_read_is_there(connect: Connect) -> None:
         tids.append(threading.get_native_id())
         return Path(path).read_bytes()
 
-    readers = [asyncio.create_task(asyncio.to_thread(read, path)) for path in (stdout, stderr)]
+    def begin(path: str) -> asyncio.Task[bytes]:
+        return asyncio.create_task(asyncio.to_thread(read, path))
+
+    readers = {
+        path: begin(path) for path in (stdout, stderr) if not late or not path.endswith(late)
+    }
 
     def open_() -> bool:
-        return len(tids) == 2 and all(map(_is_opening, tids))
+        return len(tids) == len(readers) and all(map(_is_opening, tids))
 
-    await asyncio.to_thread(waiting.until, "two readers", open_)
+    await asyncio.to_thread(waiting.until, "readers", open_)
     spec = json.dumps({"args": ["echo", "x"]}).encode()
     await client.box.container.add_exec("late", spec, Stdio("", stdout, stderr))
-    await client.box.container.start("late")
-    assert await asyncio.wait_for(asyncio.gather(*readers), _LIMIT_S) == [b"x\n", b""]
+    starting = asyncio.create_task(client.box.container.start("late"))
+    await looked.wait()
+    readers |= {path: begin(path) for path in (stdout, stderr) if path not in readers}
+    await starting
+    said = await asyncio.wait_for(asyncio.gather(readers[stdout], readers[stderr]), _LIMIT_S)
+    assert said == [b"x\n", b""]
     await client.box.container.wait("late")
     await client.box.container.delete("late")
+    assert client.scaler.woken == []
     assert client.scaler.woken == []
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,13 +32,19 @@ def _port(number: int = 80, last_ns: int = 5, remote: bytes = V4, **given: Any) 
 class _Scaler:
     def __init__(self, wait: Wait, ports: list[PortView]) -> None:
         self.phase = Phase.AWAKE
-        self.reason = ""
+        self.reason = self.damped = ""
+        self.over: Callable[[], None] = lambda: None
         self.group: Any = SimpleNamespace(view=lambda: ports)
         self.wait = wait
         self.slept: list[bool] = []
 
     def why_awake(self) -> Wait:
         return self.wait
+
+    async def past(self, *phases: Phase) -> None:
+        if self.phase in phases:
+            self.phase = Phase.AWAKE
+            self.over()
 
     async def sleep(self, *, force: bool) -> None:
         self.slept.append(force)
@@ -158,6 +166,20 @@ async def test_open_connections_object_to_a_sleep() -> None:
     assert container.scaler.slept == [False, True]
 
 
+async def test_who_has_woken_it_objects_to_a_sleep() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as stack:
+        number = listening.getsockname()[1]
+        container = _container(Reason.PACKET, "", _port(number))
+        container.scaler.phase = Phase.WAKING
+
+        def over() -> None:
+            stack.enter_context(socket.create_connection(("127.0.0.1", number)))
+
+        container.scaler.over = over
+        with pytest.raises(FailedPrecondition, match=r"^1 connection is open"):
+            await standing.put_to_sleep(container, force=False)
+
+
 @pytest.mark.parametrize("phase", [Phase.FINDING, Phase.UNSCALED])
 async def test_what_cannot_sleep_says_why(phase: Phase) -> None:
     container = _container()
@@ -174,5 +196,18 @@ async def test_a_wake_of_what_has_ended() -> None:
     container.state_now = State.STOPPED
     with pytest.raises(FailedPrecondition, match="it has ended"):
         await standing.wake(container)
+    for state, why in ((State.CREATED, "it was not started"), (State.PAUSED, "it is paused")):
+        container.state_now = state
+        with pytest.raises(FailedPrecondition, match=why):
+            await standing.wake(container)
     container.state_now, container.scaler = State.RUNNING, None
     await standing.wake(container)
+
+
+def test_why_it_waits_longer_is_said_whatever_it_waits_for() -> None:
+    for reason in Reason:
+        container = _container(reason, "a thing", until_ns=2**64 - 1)
+        container.scaler.damped = "woken by TLS"
+        found = standing.standing(container)
+        assert found.reason.endswith("; woken by TLS") is (reason is not Reason.HELD)
+        assert found.sleeps_ns == 2**63 - 1  # as far as a protobuf's number goes

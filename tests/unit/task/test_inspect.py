@@ -32,7 +32,7 @@ class _Scaler:
     def __init__(self, container: Any) -> None:
         self.container = container
         self.phase = Phase.AWAKE
-        self.reason = ""
+        self.reason = self.damped = ""
         self.engine = SimpleNamespace(name="runc")
         self.history = History()
         self.image_bytes = 0
@@ -47,6 +47,9 @@ class _Scaler:
 
     def why_awake(self) -> Wait:
         return Wait(Reason.PACKET, time.monotonic_ns() + 5 * 10**9)
+
+    async def past(self, *phases: Phase) -> None:
+        assert self.phase not in phases
 
     async def ensure_awake(self, cause: str) -> None:
         self.container.state_now, self.phase = State.RUNNING, Phase.AWAKE
