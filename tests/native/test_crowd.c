@@ -120,6 +120,16 @@ static uint64_t next_accept(struct zp_activator *activator)
 	return at_ns;
 }
 
+/* Nothing is asked again and again. */
+static bool comes_to_rest(struct zp_activator *activator)
+{
+	uint64_t until_ns = zp_now_ns() + PATIENCE_MS * ZP_MS;
+
+	while (next_accept(activator) != ZP_NEVER && zp_now_ns() < until_ns)
+		sched_yield();
+	return next_accept(activator) == ZP_NEVER;
+}
+
 static void run(struct crowd *crowd)
 {
 	struct pollfd more = {.fd = crowd->listen_fd, .events = POLLIN};
@@ -139,8 +149,7 @@ static void run(struct crowd *crowd)
 	CHECK(end(crowd, ZP_MAX_CONNS));
 	CHECK(stats_of(crowd).spliced == ALL);
 	CHECK(stats_of(crowd).refused == 0);
-	while (next_accept(crowd->activator) != ZP_NEVER) /* nothing is asked again and again */
-		sched_yield();
+	CHECK(comes_to_rest(crowd->activator));
 }
 
 /* They wait in the kernel's queue, with all that they have said, until earlier ones have ended. */
