@@ -168,6 +168,8 @@ class Storm:
                     spoken = time.monotonic()
                     failed = len(self.found.failures)
                     say(f"storm: {self.found.wakes} of {cycles} cycles, {failed} failures")
+        except KeyboardInterrupt:
+            say("storm: broken off; what has been found so far:")
         finally:
             self.over.set()
             for thread in threads:
@@ -204,7 +206,7 @@ def storm(pods: int, cycles: int, seed: int) -> Found:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. 0 when everybody was answered."""
+    """Entry point. 0 when there were as many cycles as asked for, and everybody was answered."""
     parser = argparse.ArgumentParser(prog="python -m lab.storm", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--cycles", type=int, default=10_000, help="wake-ups in all [10000]")
@@ -218,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"storm: {error}", file=sys.stderr)
         return 1
     print("\n".join(found.lines()))
-    return 1 if found.failures else 0
+    return 1 if found.failures or found.wakes < given.cycles else 0
 
 
 if __name__ == "__main__":
