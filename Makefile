@@ -103,7 +103,7 @@ vm-test: lab ## a node in a virtual machine, with kernels 6.1 and 6.12 (up to 30
 	$(BIN)/python -m lab.vm
 
 CYCLES ?= 10000
-storm: lab ## openers at random moments around the scale-down (CYCLES=10000, about two hours on two processors; root)
+storm: lab ## openers at random moments around the scale-down (CYCLES=10000, half an hour; root)
 	$(BIN)/python -m lab.storm --cycles $(CYCLES)
 
 bench: lab ## latency and memory, interleaved with the stock shim

@@ -6,9 +6,9 @@
 Each pod runs the app whose memory is an oracle. Again and again it is left alone for about as long
 as it takes to fall asleep, then one to four clients open a connection at once, from the node (which
 is spliced) or from another pod (which is parked). Every one must be answered by the same memory,
-each with a count of its own; nothing may be refused or reset. Who had to send again while he
-connected is counted: a wake-up that takes longer than a second, on a machine that is too busy, has
-that effect on who is parked.
+each with a count of its own; nothing may be refused or reset. A cycle is a sleep and a wake-up, as
+the shims count them. Who had to send again while he connected is counted: that happens to who is
+parked where a dump and a wake-up together take longer than a second, on a machine that is too busy.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import random
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -28,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab import kernel, node
+from lab import kernel, node, paths
 from lab.container_images import STATEFUL
 from lab.cri import ContainerSpec, PodSpec
 from lab.node import Node
@@ -39,6 +40,7 @@ _IDLE_MS = 300
 _PAUSE_S = (0.2, 0.9)
 _BUCKETS_MS = (1, 10, 50, 100, 150, 200, 300, 500, 700, 900, 1500, 3000, 10000)
 _TIMEOUT_S = 60.0
+_COUNT_S = 2.0
 _TOTAL_RETRANS = 100  # in struct tcp_info, linux/tcp.h
 _PREFIX = "zeropod.ctrox.dev/"
 
@@ -111,7 +113,6 @@ class Storm:
         boot, count = "", 0
         with ThreadPoolExecutor(4) as clients:
             while not self.over.wait(dice.uniform(*_PAUSE_S)):
-                asleep = not pod.containers[0].live_pids()
                 asked = [
                     clients.submit(self._ask, pod, dice.choice([*self._origins]), dice.random())
                     for _ in range(dice.choice([1, 1, 1, 2, 4]))
@@ -125,8 +126,6 @@ class Storm:
                     self._failed(pod, met)
                     return
                 (boot,), count = boots, counts[-1]
-                with self._lock:
-                    self.found.wakes += asleep
 
     def _ask(self, pod: Pod, origin: str, which: float) -> dict[str, object] | None:
         address = pod.addresses[which < 0.5]
@@ -153,6 +152,15 @@ class Storm:
         with self._lock:
             self.found.failures.append(text)
 
+    def _wakes(self, pods: Sequence[Pod]) -> int:
+        """As the pods' shims have counted them."""
+        command = self._node.command(
+            [paths.VENV / "bin/zeropod", "ps", "--json", "--timeout", "60"]
+        )
+        done = subprocess.run(command, capture_output=True, check=True)
+        ids = {pod.containers[0].id for pod in pods}
+        return sum(int(one["wakes"]) for one in json.loads(done.stdout) if one["id"] in ids)
+
     def run(self, pods: Sequence[Pod], cycles: int) -> None:
         threads = [
             threading.Thread(target=self.drive, args=(pod, self._dice.randrange(2**32)))
@@ -163,7 +171,8 @@ class Storm:
         spoken = time.monotonic()
         try:
             while self.found.wakes < cycles and any(thread.is_alive() for thread in threads):
-                self.over.wait(0.5)
+                self.over.wait(_COUNT_S)
+                self.found.wakes = self._wakes(pods)
                 if time.monotonic() - spoken > 30:
                     spoken = time.monotonic()
                     failed = len(self.found.failures)
